@@ -1,0 +1,228 @@
+"""How useful each unit is, by several measures: one table, higher = keep."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.compress.attribution import Attribution, Progress, attribute
+from toolchain.compress.groups import Channels, Group
+from toolchain.errors import BadInput, UsageError
+from toolchain.files import check_new, write_atomic
+from toolchain.model import Model
+from toolchain.session import run, session, with_outputs
+from toolchain.validate import read_bytes
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at."""
+
+    model: Model
+    channels: Channels
+    inputs: Mapping[str, NDArray[np.float32]]
+    labels: NDArray[np.int64]
+    steps: int = 16
+    per_class: bool = False
+    layers: str = "*"
+    seed: int = 0
+    threads: int = 1
+    max_memory: int = 1 << 30
+    progress: Progress = lambda stage, done, total: None
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups to be scored."""
+        return [g for g in self.channels.groups if fnmatch(g.name, self.layers)]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Scores of the units of each group, and how they were found.
+
+    scores      {group: [u]}, higher = keep
+    dead        {group: [u]}: never active on any sample; removed first
+    expected    {group: E^k_ij [k, j, u]} where attributions per class were asked for
+    facts       criterion, steps, samples, completeness gap …, for the report
+    """
+
+    sha256: str
+    scores: dict[str, F64]
+    dead: dict[str, NDArray[np.bool_]]
+    facts: dict[str, Any]
+    expected: dict[str, F64] = field(default_factory=dict)
+
+
+Scored = tuple[dict[str, F64], dict[str, NDArray[np.bool_]], dict[str, Any], dict[str, F64]]
+
+
+def rank(criterion: str, evidence: Evidence) -> Ranks:
+    """Score every group by a criterion; raises UsageError for an unknown one or where it needs samples."""
+    if criterion not in CRITERIA:
+        raise UsageError(f"unknown criterion '{criterion}'", way_out=f"Use one of {', '.join(CRITERIA)}")
+    function, needs_samples = CRITERIA[criterion]
+    if needs_samples and not evidence.inputs:
+        raise UsageError(f"criterion '{criterion}' needs samples", way_out="Give --data, or use --criterion magnitude")
+    begun = time.perf_counter()
+    scores, dead, facts, expected = function(evidence)
+    facts = {"criterion": criterion, "samples": len(evidence.labels) if needs_samples else 0} | facts
+    facts["seconds"] = round(time.perf_counter() - begun, 3)
+    return Ranks(evidence.model.sha256, scores, dead, facts, expected)
+
+
+# ---- attributions --------------------------------------------------------------------------------------------------
+def onto_units(group: Group, channels: Channels, cut: str, axis: int, per_position: F64) -> F64:
+    """Sum a quantity [..., positions of the cut's axis] over the positions of each unit: [..., units]."""
+    labels = channels.labels.of(channels.values[cut], axis)
+    index = np.full(len(channels.labels.root), -1)
+    index[group.units] = np.arange(len(group))
+    mine = index[labels] >= 0
+    out = np.zeros((*per_position.shape[:-1], len(group)))
+    np.add.at(out, (..., index[labels][mine]), per_position[..., mine])
+    return out
+
+
+def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_only: bool = False) -> Scored:
+    """Sum what `choose` reads off the attribution at every cut of a group."""
+    cuts = list(dict.fromkeys(c for g in e.groups for c in g.cuts))
+    found = attribute(
+        e.model, cuts, e.inputs, e.labels, per_class=e.per_class, steps=e.steps, at_h_only=at_h_only,
+        threads=e.threads, max_memory=e.max_memory, progress=e.progress,
+    )  # fmt: skip
+    at = dict(zip(cuts, found, strict=True))
+    scores, dead, expected = {}, {}, {}
+    for g in e.groups:
+        parts = [(c, a, at[c, a]) for c, a in g.cuts]
+        scores[g.name] = sum((onto_units(g, e.channels, c, a, choose(g, f)) for c, a, f in parts), np.zeros(len(g)))
+        live = sum((onto_units(g, e.channels, c, a, f.is_live.astype(float)) for c, a, f in parts), np.zeros(len(g)))
+        dead[g.name] = live == 0
+        if e.per_class:
+            expected[g.name] = sum(onto_units(g, e.channels, c, a, f.conditional) for c, a, f in parts)  # type: ignore[assignment]
+    facts = {
+        "target": "classes" if e.per_class else "loss",
+        "rule": "gradient at h" if at_h_only else "gauss-legendre",
+        "baseline": 0,
+        "steps": max((f.steps for f in found), default=0),
+        "completeness_gap": None if at_h_only else max((f.gap for f in found), default=0.0),
+        "cuts": [{"cut": f.cut, "steps": f.steps, "gap": None if at_h_only else f.gap} for f in found],
+    }
+    return scores, dead, facts, expected
+
+
+def integrated_gradients(e: Evidence) -> Scored:
+    """Rank by −E[A of the loss] on dense layers (eq. 6), by E|A of the loss| on channels, where the sign misleads."""
+    return attributed(e, lambda g, a: a.expected_absolute[-1] if g.kind == "conv" else a.rank)
+
+
+def absolute_integrated_gradients(e: Evidence) -> Scored:
+    """E|A of the loss| everywhere."""
+    return attributed(e, lambda g, a: a.expected_absolute[-1])
+
+
+def taylor(e: Evidence) -> Scored:
+    """E|h·∂loss/∂h|: first-order Taylor expansion of removal (Molchanov et al. 2019, eq. 8, as absolute values)."""
+    return attributed(e, lambda g, a: a.expected_absolute[-1], at_h_only=True)
+
+
+# ---- without gradients ---------------------------------------------------------------------------------------------
+def magnitude(e: Evidence) -> Scored:
+    """Mean |w| of the slices that a unit owns, summed over weights (Li et al. 2017, L1)."""
+    scores = {}
+    for g in e.groups:
+        total = np.zeros(len(g))
+        for slot in g.slots:
+            value = e.channels.values[slot.parameter]
+            if value.const_value is None or len(value.const_value.shape) < 2:
+                continue
+            array = np.abs(value.const_value.numpy())
+            others = tuple(a for a in range(array.ndim) if a != slot.axis)
+            total += (
+                onto_units(g, e.channels, slot.parameter, slot.axis, array.mean(axis=others, dtype=np.float64))
+                / slot.rows
+            )
+        scores[g.name] = total
+    return scores, {n: np.zeros(len(s), bool) for n, s in scores.items()}, {}, {}
+
+
+def activation(e: Evidence) -> Scored:
+    """Mean |h| over samples and positions."""
+    cuts = list(dict.fromkeys(c for g in e.groups for c in g.cuts))
+    runner = session(with_outputs(e.model.ir, [c for c, _ in cuts]), e.threads)
+    sums: dict[tuple[str, int], F64] = {}
+    n = len(e.labels)
+    for start in range(0, n, 32):
+        outputs = run(runner, {k: v[start : start + 32] for k, v in e.inputs.items()})
+        for (cut, axis), h in zip(cuts, outputs, strict=True):
+            others = tuple(a for a in range(h.ndim) if a != axis)
+            share = np.abs(h).mean(axis=others, dtype=np.float64) * h.shape[0] / n
+            sums[cut, axis] = sums.get((cut, axis), 0) + share
+        e.progress("activation", min(start + 32, n), n)
+    scores = {
+        g.name: sum((onto_units(g, e.channels, c, a, sums[c, a]) for c, a in g.cuts), np.zeros(len(g)))
+        for g in e.groups
+    }
+    return scores, {n: s == 0 for n, s in scores.items()}, {}, {}
+
+
+def random(e: Evidence) -> Scored:
+    """A seeded shuffle: what every other criterion has to beat."""
+    generator = np.random.default_rng(e.seed)
+    scores = {g.name: generator.permutation(len(g)).astype(np.float64) for g in e.groups}
+    return scores, {n: np.zeros(len(s), bool) for n, s in scores.items()}, {"seed": e.seed}, {}
+
+
+CRITERIA: dict[str, tuple[Callable[[Evidence], Scored], bool]] = {  # name -> (criterion, needs samples)
+    "ig": (integrated_gradients, True),
+    "ig-abs": (absolute_integrated_gradients, True),
+    "taylor": (taylor, True),
+    "activation": (activation, True),
+    "magnitude": (magnitude, False),
+    "random": (random, False),
+}
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+def save_ranks(ranks: Ranks, path: Path, force: bool = False) -> None:
+    """Write ranks.npz: arrays by number, names and facts as JSON, so that no group's name is ever a path."""
+    check_new(path, force)
+    names = list(ranks.scores)
+    about = {"schema": "jettison.ranks/1", "sha256": ranks.sha256, "groups": names, "facts": ranks.facts}
+    arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
+    for i, name in enumerate(names):
+        arrays |= {f"scores{i}": ranks.scores[name], f"dead{i}": ranks.dead[name]}
+        if name in ranks.expected:
+            arrays[f"expected{i}"] = ranks.expected[name]
+    write_atomic(path, lambda file: np.savez(file, **arrays))
+
+
+def load_ranks(path: Path, model: Model, channels: Channels) -> Ranks:
+    """Read ranks.npz; raises BadInput unless it was made for this model and fits its groups."""
+    try:
+        with np.load(io.BytesIO(read_bytes(path, "a ranks.npz file")), allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            names = [str(n) for n in about["groups"]]
+            scores = {n: file[f"scores{i}"].astype(np.float64) for i, n in enumerate(names)}
+            dead = {n: file[f"dead{i}"].astype(bool) for i, n in enumerate(names)}
+            expected = {n: file[f"expected{i}"] for i, n in enumerate(names) if f"expected{i}" in file}
+    except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise BadInput("is no ranks.npz file of jettison", str(path), "Make one with jettison rank") from error
+    if about.get("sha256") != model.sha256:
+        raise BadInput(
+            f"ranks were made for sha256 {str(about.get('sha256'))[:12]}…, the model is {model.sha256[:12]}…", str(path)
+        )
+    for g in channels.groups:
+        if g.name in scores and (len(scores[g.name]) != len(g) or not np.isfinite(scores[g.name]).all()):
+            raise BadInput(f"scores of group '{g.name}' do not fit its {len(g)} units", str(path))
+    return Ranks(model.sha256, scores, dead, dict(about.get("facts", {})), expected)

@@ -1,0 +1,228 @@
+"""Which units there are: the op table's channel rules, walked over a graph and solved."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from toolchain.errors import UsageError
+from toolchain.model import Model
+from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
+from toolchain.ops.table import dims, find, where
+from toolchain.ops.units import Axis, Ids, Labels, Units
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Rows of a parameter that each unit of a group owns."""
+
+    parameter: str
+    axis: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that own slices of the same parameters.
+
+    name   the layer that makes the units
+    units  their labels, [n], in the order of the layer's channels
+    slots  what each of them owns
+    kind   "dense", "conv" or "position" (a place behind a flatten, removed by a gather)
+    cuts   activations in which the units are contracted or flattened: (value, axis)
+    """
+
+    name: str
+    units: Ids
+    slots: tuple[Slot, ...]
+    kind: str
+    cuts: tuple[tuple[str, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The analysis of one model: labels of every axis position, and the removable groups."""
+
+    labels: Labels
+    groups: tuple[Group, ...]
+    values: dict[str, ir.Value]
+
+    def group(self, name: str) -> Group:
+        """The group of this name; raises UsageError with the names that there are."""
+        for g in self.groups:
+            if g.name == name:
+                return g
+        known = ", ".join(g.name for g in self.groups[:20])
+        raise UsageError(f"there is no group '{name}'", way_out=f"Groups are {known}")
+
+    def why(self, parameter: str, axis: int) -> str | None:
+        """Why the rows of a parameter along an axis cannot be removed, or None if they can."""
+        return self.labels.why(self.values[parameter], axis)
+
+    def frozen(self) -> Iterator[tuple[str, int, str]]:
+        """(parameter, axis, reason) for all that cannot be removed, spatial and unit axes left out."""
+        for name, value in self.values.items():
+            if value.const_value is None or value.dtype is None or not value.dtype.is_floating_point():
+                continue
+            for axis, size in enumerate(dims(value)[:2]):
+                reason = self.why(name, axis)
+                if reason is not None and size > 1:
+                    yield name, axis, reason
+
+    def closure(self, removed: Ids) -> Ids:
+        """Labels that go when these go: a channel takes its places behind a flatten along."""
+        gone = self.flags(removed)
+        for _, outer, inner in self.labels.nests:
+            gone[self.labels.root[inner[gone[self.labels.root[outer]]]]] = True
+        return np.flatnonzero(gone)
+
+    def flags(self, labels: Ids) -> NDArray[np.bool_]:
+        """Membership by label, [number of ids]."""
+        flags = np.zeros(len(self.labels.root), bool)
+        flags[labels] = True
+        return flags
+
+
+def analyse(model: Model) -> Channels:
+    """Label every axis; where a reshape leaves a choice of axis, take the first that is not frozen."""
+    choices: dict[Hashable, int] = {}
+    while True:
+        units = label(model.graph, choices)
+        labels = units.solve()
+        moved = False
+        for key, axes in units.ambiguous:
+            k = choices.get(key, 0)
+            carriers = labels.of(*axes[k]) if axes[k] in labels.axes else np.zeros(0, np.int64)
+            if k + 1 < len(axes) and labels.is_frozen(carriers).all():
+                choices[key] = k + 1
+                moved = True
+        if not moved:
+            return collect(model.graph, labels)
+
+
+def label(graph: ir.Graph, choices: dict[Hashable, int]) -> Units:
+    """Walk the channel rules; what a rule leaves out is frozen, with the op as the reason."""
+    units = Units(choices)
+    for node in graph:
+        units.touched.clear()
+        entry = find(node)
+        known = all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs))
+        if entry is not None and entry.channels is not None and known:
+            entry.channels(node, units)
+            because = f"{where(node)} does not pass this axis"
+        elif entry is not None and entry.channels is not None:
+            because = f"{where(node)} has values of unknown shape"
+        else:
+            because = f"{where(node)} has no channel rule"
+        for value in (*node.inputs, *node.outputs):
+            freeze_untouched(units, value, because)
+    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
+        for value in values:
+            for axis in range(len(value.shape or ())):
+                units.freeze(value, axis, f"it is graph {kind} '{value.name}'")
+    return units
+
+
+def freeze_untouched(units: Units, value: ir.Value | None, reason: str) -> None:
+    """Freeze the axes of a node's value that its rule did not mention."""
+    for axis in range(len(value.shape)) if value is not None and value.shape is not None else ():
+        if (value, axis) not in units.touched:
+            units.freeze(value, axis, reason)
+
+
+def collect(graph: ir.Graph, labels: Labels) -> Channels:
+    """Group the removable units by the slots that they own."""
+    owned = [key for key in labels.axes if key[0].const_value is not None]
+    signature = np.zeros(len(labels.root), np.uint64)
+    slots: dict[tuple[str, int], tuple[Ids, Ids]] = {}
+    for value, axis in owned:
+        found, rows = np.unique(labels.of(value, axis), return_counts=True)
+        free = ~labels.is_frozen(found)
+        if free.any():
+            slots[str(value.name), axis] = found[free], rows[free]
+            # equal sets of slots make equal sums; 64 random bits for each slot keep others apart
+            seed = np.random.default_rng([len(slots), 0x6A65]).integers(1 << 63, dtype=np.uint64)
+            with np.errstate(over="ignore"):
+                signature[found[free]] += seed * rows[free].astype(np.uint64)
+    carriers = activations(graph, labels)
+    by_signature: dict[int, list[int]] = {}
+    for unit in np.flatnonzero(signature).tolist():
+        by_signature.setdefault(int(signature[unit]), []).append(unit)
+    values = {
+        str(v.name): v for v in (*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs))
+    }
+    contracted = contractions(graph) + [axis for axis, _, _ in labels.nests]
+    nested = {int(i) for _, _, inner in labels.nests for i in inner.ravel()}
+    groups: list[Group] = []
+    for members in by_signature.values():
+        units = np.array(members)
+        mine = tuple(
+            Slot(name, axis, int(rows[found == units[0]][0]))
+            for (name, axis), (found, rows) in slots.items()
+            if (found == units[0]).any()
+        )
+        first, axis = carriers[units[0]]
+        position = {u: p for p, u in reversed(list(enumerate(labels.of(first, axis).tolist())))}
+        units = np.array(sorted(members, key=lambda u: position.get(u, len(position))))
+        is_position = any(int(i) in nested for i in labels.axes[first, axis].tolist())
+        kind = "position" if is_position else "conv" if len(first.shape or ()) > 2 else "dense"
+        groups.append(Group(layer_name(first), units, mine, kind, cuts_of(units, contracted, labels)))
+    return Channels(labels, unique_names(groups), values)
+
+
+def activations(graph: ir.Graph, labels: Labels) -> dict[int, Axis]:
+    """The first activation, in graph order, in which each unit occurs."""
+    first: dict[int, Axis] = {}
+    for node in graph:
+        for value in node.outputs:
+            for axis in range(len(value.shape or ())):
+                if (value, axis) in labels.axes:
+                    for unit in np.unique(labels.of(value, axis)).tolist():
+                        first.setdefault(unit, (value, axis))
+    return first
+
+
+def contractions(graph: ir.Graph) -> list[Axis]:
+    """Activations that some node sums away along an axis: where a unit's contribution can be read, and masked."""
+    found: dict[Axis, None] = {}
+    for node in graph:
+        entry = find(node)
+        for i, axis in entry.contracts(node) if entry and entry.contracts else ():
+            value = node.inputs[i]
+            if value is not None and value.const_value is None and value.shape is not None:
+                found[value, axis % len(value.shape)] = None
+    return list(found)
+
+
+def cuts_of(units: Ids, contracted: list[Axis], labels: Labels) -> tuple[tuple[str, int], ...]:
+    """The contracted or flattened activations that carry these units."""
+    mine = [(v, a) for v, a in contracted if (v, a) in labels.axes and np.isin(labels.of(v, a), units).any()]
+    return tuple((str(v.name), a) for v, a in mine)
+
+
+def layer_name(value: ir.Value) -> str:
+    """A layer is called by its weight's name where that is a readable one, else by its node."""
+    node = value.producer()
+    assert node is not None
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is not None and weight.const_value is not None and str(weight.name).endswith(".weight"):
+        return str(weight.name).removesuffix(".weight")
+    return node.name or str(value.name)
+
+
+def unique_names(groups: list[Group]) -> tuple[Group, ...]:
+    """The same groups, a second layer of the same name told apart by a number."""
+    seen: dict[str, int] = {}
+    named = []
+    for g in groups:
+        seen[g.name] = seen.get(g.name, 0) + 1
+        name = g.name if seen[g.name] == 1 else f"{g.name}#{seen[g.name]}"
+        named.append(Group(name, g.units, g.slots, g.kind, g.cuts))
+    return tuple(named)

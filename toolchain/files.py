@@ -1,0 +1,51 @@
+"""Atomic writing: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from toolchain.errors import BadInput, UsageError
+
+
+def check_new(path: Path, force: bool) -> None:
+    """Raise UsageError if `path` exists and may not be overwritten, or BadInput if its folder is missing."""
+    if path.is_dir():
+        raise BadInput("is a folder, a file name is needed", str(path))
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists", way_out="Use --force to replace it")
+    if not path.parent.is_dir():
+        raise BadInput("no such folder", str(path.parent), "Create it first")
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, fsync it and rename it into place.
+
+    The temporary file is gone whatever happens; permissions are those an ordinary new file would get.
+    Raises BadInput when the folder cannot be written or the disk is full.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    except OSError as error:
+        raise BadInput(f"cannot write: {error.strerror}", str(path)) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except OSError as error:
+        raise BadInput(f"cannot write: {error.strerror}", str(path)) from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomic(path, lambda file: file.write(text.encode()))

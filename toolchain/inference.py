@@ -1,0 +1,220 @@
+"""Shapes and constants of every value at one concrete batch size, by one forward walk.
+
+onnx infers each node's output from concrete input shapes; a node whose inputs are all known is evaluated by onnx's own
+reference. Equal nodes on equal shapes are inferred once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from toolchain.errors import BadInput
+
+LARGEST_CONSTANT = 1 << 26  # elements that folding may make: a ConstantOfShape can ask for any number
+SMALL = 4096  # elements up to which a constant may decide a shape
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+class Uninferable(Exception):
+    """A node whose shapes contradict each other; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What one walk knows of a value: shape None is unknown, array is there for constants."""
+
+    dtype: ir.DataType | None
+    shape: tuple[int, ...] | None
+    array: NDArray[Any] | None = None
+
+
+def infer(
+    graph: ir.Graph, inputs: dict[ir.Value, tuple[int, ...]], exported_batch: int | None
+) -> dict[ir.Value, Known]:
+    """Walk the graph with these input shapes.
+
+    exported_batch  the batch that the exporter baked into Reshape targets, to be read as the batch of this walk
+
+    Raises Uninferable where the shapes contradict each other.
+    """
+    known = {v: Known(v.dtype, s) for v, s in inputs.items()}
+    for v in graph.initializers.values():
+        assert v.const_value is not None
+        known[v] = Known(v.const_value.dtype, tuple(int(d) for d in v.const_value.shape), None)
+    batch = next(iter(inputs.values()), (1,))[0] if inputs else 1
+    carries = set(inputs)
+    for node in graph:
+        took = [None if v is None else known.get(v, Known(v.dtype, None)) for v in node.inputs]
+        if any(v in carries for v in node.inputs):
+            carries.update(node.outputs)
+            if exported_batch and node.op_type == "Reshape":
+                took[1:2] = [rebatched(node, took[0], exported_batch, batch)] or took[1:2]
+        for value, found in zip(node.outputs, outputs_of(node, took), strict=False):
+            known[value] = found
+    for v in graph.initializers.values():
+        known.pop(v)
+    return known
+
+
+def rebatched(node: ir.Node, x: Known | None, exported: int, batch: int) -> Known:
+    """A Reshape target whose leading entry holds the exported batch, with this walk's batch in its place."""
+    target = node.inputs[1]
+    assert target is not None
+    held = target.const_value
+    if held is None or x is None or x.shape is None:
+        return Known(target.dtype, (len(target.shape or ()),) if target.shape else None)
+    array = held.numpy().copy()
+    fits = -1 not in array and math.prod(array) == math.prod(x.shape)
+    if array.size and array[0] > 0 and array[0] % exported == 0 and not fits:
+        array[0] = array[0] // exported * batch
+    return Known(ir.DataType.INT64, array.shape, array)
+
+
+def outputs_of(node: ir.Node, took: list[Known | None]) -> list[Known]:
+    """What is known of a node's outputs."""
+    took = [with_array(v, k) for v, k in zip(node.inputs, took, strict=True)]
+    first = took[0] if took else None
+    if node.op_type == "Shape" and node.domain == "" and first is not None and first.shape is not None:
+        start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+        end = node.attributes["end"].as_int() if "end" in node.attributes else len(first.shape)
+        array = np.array(first.shape[start:end], np.int64)
+        return [Known(ir.DataType.INT64, array.shape, array)]
+    if node.op_type == "Size" and node.domain == "" and first is not None and first.shape is not None:
+        return [Known(ir.DataType.INT64, (), np.array(math.prod(first.shape), np.int64))]
+    found = inferred(node, took)
+    if is_foldable(node, took, found):
+        arrays = evaluate(
+            node, [None if k is None else full_array(v, k) for v, k in zip(node.inputs, took, strict=True)]
+        )
+        return [Known(ir.DataType.from_numpy(a.dtype), a.shape, a) for a in arrays]
+    return found
+
+
+def with_array(value: ir.Value | None, k: Known | None) -> Known | None:
+    """Known with its array, where a small initializer may decide a shape."""
+    if value is None or k is None or k.array is not None or value.const_value is None or k.shape is None:
+        return k
+    return Known(k.dtype, k.shape, value.const_value.numpy()) if math.prod(k.shape) <= SMALL else k
+
+
+def full_array(value: ir.Value | None, k: Known) -> NDArray[Any]:
+    """The array of a constant of any size."""
+    if k.array is not None:
+        return k.array
+    assert value is not None and value.const_value is not None
+    return value.const_value.numpy()
+
+
+def is_foldable(node: ir.Node, took: list[Known | None], found: list[Known]) -> bool:
+    """All inputs constant, the op a pure one, the result of bounded size."""
+    if (
+        node.domain not in ("", "ai.onnx")
+        or node.op_type in RANDOM
+        or any(a.type in SUBGRAPH for a in node.attributes.values())
+    ):
+        return False
+    if "QuantizeLinear" in node.op_type:  # QDQ pairs are left as they are: folding would undo the quantisation
+        return False
+    if not all(
+        k is None or k.array is not None or v.const_value is not None
+        for v, k in zip(node.inputs, took, strict=True)
+        if v is not None
+    ):
+        return False
+    size = sum(math.prod(k.shape) for k in found if k.shape is not None)
+    if size > LARGEST_CONSTANT:
+        raise BadInput(
+            f"{node.op_type} '{node.name}' makes a constant of {size:,} elements, limit {LARGEST_CONSTANT:,}"
+        )
+    return all(k.shape is not None for k in found)
+
+
+SUBGRAPH = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def inferred(node: ir.Node, took: list[Known | None]) -> list[Known]:
+    """Output shapes by onnx's inference for this op, from a cache that ignores names."""
+    unknown = [Known(v.dtype, None) for v in node.outputs]
+    if node.domain not in ("", "ai.onnx") or any(a.type in SUBGRAPH for a in node.attributes.values()):
+        return unknown
+    if any(k is not None and (k.shape is None or k.dtype is None) for k in took):
+        return unknown
+    types = tuple(None if k is None else (int(k.dtype or 0), k.shape, small_bytes(k)) for k in took)
+    version = node.version or (node.graph.opset_imports.get("", 20) if node.graph else 20)
+    attributes = tuple(sorted((n, ir.to_proto(a).SerializeToString()) for n, a in node.attributes.items()))
+    answer = cached_inference(node.op_type, version, attributes, types, len(node.outputs))
+    if isinstance(answer, str):
+        raise Uninferable(f"{node.op_type} '{node.name or node.outputs[0].name}': {answer}")
+    return [
+        Known(v.dtype, None) if a is None else Known(ir.DataType(a[0]), a[1])
+        for v, a in zip(node.outputs, answer, strict=True)
+    ]
+
+
+def small_bytes(k: Known) -> bytes | None:
+    """The bytes of a constant that may decide a shape."""
+    return k.array.tobytes() if k.array is not None and k.array.size <= SMALL and k.array.dtype.kind in "iufb" else None
+
+
+@lru_cache(maxsize=1 << 16)
+def cached_inference(
+    op_type: str, version: int, attributes: tuple[tuple[str, bytes], ...], types: tuple[Any, ...], outputs: int
+) -> str | list[tuple[int, tuple[int, ...]] | None]:
+    """Shape inference of one nameless node: [(dtype, shape) or None], or why its shapes contradict each other."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return [None] * outputs
+    node = onnx.NodeProto(op_type=op_type, output=[f"y{i}" for i in range(outputs)])
+    node.input.extend("" if t is None else f"x{i}" for i, t in enumerate(types))
+    node.attribute.extend(onnx.AttributeProto.FromString(b) for _, b in attributes)
+    input_types = {f"x{i}": onnx.helper.make_tensor_type_proto(t[0], t[1]) for i, t in enumerate(types) if t}
+    data = {
+        f"x{i}": onnx.TensorProto(name=f"x{i}", data_type=t[0], dims=t[1], raw_data=t[2])
+        for i, t in enumerate(types)
+        if t and t[2] is not None
+    }
+    opsets = [onnx.helper.make_opsetid("", version)]
+    try:
+        answer = onnx.shape_inference.infer_node_outputs(schema, node, input_types, data, opset_imports=opsets)
+    except onnx.shape_inference.InferenceError as error:
+        return str(error).strip().splitlines()[-1]
+    found: list[tuple[int, tuple[int, ...]] | None] = []
+    for i in range(outputs):
+        kind = answer.get(f"y{i}")
+        tensor = kind.tensor_type if kind is not None and kind.HasField("tensor_type") else None
+        static = (
+            tensor is not None and tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
+        )
+        if tensor is not None and static and tensor.elem_type:
+            found.append((tensor.elem_type, tuple(d.dim_value for d in tensor.shape.dim)))
+        else:
+            found.append(None)
+    return found
+
+
+def evaluate(node: ir.Node, arrays: list[NDArray[Any] | None]) -> list[NDArray[Any]]:
+    """Run one node of constants in onnx's reference evaluator."""
+    from onnx.reference import ReferenceEvaluator
+
+    version = node.graph.opset_imports.get("", 20) if node.graph else 20
+    proto = onnx.NodeProto(op_type=node.op_type, output=[f"y{i}" for i in range(len(node.outputs))])
+    proto.input.extend("" if a is None else f"x{i}" for i, a in enumerate(arrays))
+    proto.attribute.extend(ir.to_proto(a) for a in node.attributes.values())
+    named = {f"x{i}": a for i, a in enumerate(arrays) if a is not None}
+    inputs = [
+        onnx.helper.make_tensor_value_info(k, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for k, a in named.items()
+    ]
+    outputs = [onnx.helper.make_empty_tensor_value_info(o) for o in proto.output]
+    graph = onnx.helper.make_graph([proto], "constant", inputs, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+    return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, named)]

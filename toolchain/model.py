@@ -1,0 +1,297 @@
+"""Models as the toolchain sees them: one opset, constants folded, static shapes but for a free batch.
+
+Shapes are found by walking the graph twice, with batches of 2 and of 3. A dimension that is the same in both is static,
+one that grows with the batch is k·N, and a value that is the same in both is a constant, however many Shape, Gather and
+Concat nodes an exporter spent on it. A file whose batch is fixed is walked in the same way with its batch set free; if
+the graph does not allow that, the batch stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from toolchain.errors import BadInput, Unsupported, UsageError
+from toolchain.files import write_atomic
+from toolchain.inference import Known, Uninferable, infer
+from toolchain.validate import check_graph, check_parameters, read_proto
+
+OPSET = 20  # older files are lifted to it; the op table holds from here to NEWEST
+NEWEST = 26
+OLDEST = 7
+BATCH = "N"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network, never edited after it was made: stages clone `ir` before they change it.
+
+    ir      opset ≥ 20, parameters owned by one node each, every known shape static but for the batch
+    sha256  of the file that it was read from
+    batch   "free", or the only batch size that the graph can run at
+    """
+
+    ir: ir.Model
+    sha256: str
+    opset: int
+    batch: str | int = "free"
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The graph."""
+        return self.ir.graph
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each input without its batch axis."""
+        return {str(v.name): tuple(int(d) for d in (v.shape or ())[1:]) for v in self.graph.inputs}
+
+    def with_ir(self, changed: ir.Model) -> Model:
+        """This model with another graph."""
+        return replace(self, ir=changed)
+
+    def to_bytes(self) -> bytes:
+        """The ONNX file."""
+        return to_bytes(self.ir)
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The ONNX file of a graph; shapes of parameters are not written twice."""
+    proto = ir.to_proto(model)
+    described = [v for v in proto.graph.value_info if v.name not in model.graph.initializers]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(described)
+    return proto.SerializeToString()
+
+
+def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> Model:
+    """Read, validate and normalise an ONNX file.
+
+    shapes  input name -> full shape with its batch, for inputs that the file leaves open
+
+    Raises BadInput for what is not a sound ONNX file, Unsupported for an opset outside 7…26, UsageError where an input's
+    shape is open.
+    """
+    path = Path(path)
+    proto, sha256 = read_proto(path)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if not OLDEST <= opset <= NEWEST:
+        older = "older than 7" if opset < OLDEST else f"newer than {NEWEST}"
+        raise Unsupported(f"opset {opset} is {older}", str(path), "Re-export with an opset from 7 to 26")
+    check_graph(proto, path)
+    model = ir.from_proto(lifted(proto) if opset < OPSET else proto)
+    del proto
+    check_parameters(model.graph, path)
+    own_parameters(model.graph)
+    return Model(model, sha256, opset, settle(model.graph, shapes or {}, path))
+
+
+def save(model: Model, path: Path | str, force: bool = False) -> None:
+    """Write the ONNX file atomically."""
+    from toolchain.files import check_new
+
+    path = Path(path)
+    check_new(path, force)
+    write_atomic(path, lambda file: file.write(model.to_bytes()))
+
+
+# ---- opset ---------------------------------------------------------------------------------------------------------
+def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in opset 20, by onnx's own converter; parameters travel past it as untouched inputs."""
+    large = {t.name: t for t in proto.graph.initializer if len(t.raw_data) > 1024}
+    light = onnx.ModelProto()
+    light.CopyFrom(without_initializers(proto, large))
+    listed = {i.name for i in light.graph.input}
+    for name, tensor in large.items():
+        if name not in listed:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+    light.ir_version = max(light.ir_version, 10)
+    try:
+        light = onnx.version_converter.convert_version(light, OPSET)
+    except RuntimeError as error:
+        text = str(error).splitlines()[0]
+        raise Unsupported(f"onnx cannot lift the model to opset {OPSET}: {text}") from error
+    light.graph.initializer.extend(large.values())
+    return light
+
+
+def without_initializers(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of the model that leaves these initializers out."""
+    left_out = set(names)
+    kept = [t for t in proto.graph.initializer if t.name not in left_out]
+    graph = onnx.GraphProto(name=proto.graph.name or "graph", doc_string=proto.graph.doc_string)
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    graph.initializer.extend(kept)
+    copy = onnx.ModelProto(ir_version=proto.ir_version, graph=graph, producer_name=proto.producer_name)
+    copy.opset_import.extend(proto.opset_import)
+    copy.functions.extend(proto.functions)
+    copy.metadata_props.extend(proto.metadata_props)
+    return copy
+
+
+# ---- parameters ----------------------------------------------------------------------------------------------------
+def own_parameters(graph: ir.Graph) -> None:
+    """Initializers are no inputs, Constant nodes are initializers, and small constants belong to one node each.
+
+    Exporters merge equal constants, which would tie the layers that share them (a DenseNet: 89 groups instead of 120).
+    Shared weights of two or more axes are meant, and stay shared.
+    """
+    names = set(graph.initializers)
+    for value in [v for v in graph.inputs if v.name in names]:
+        graph.inputs.remove(value)
+    for node in list(graph):
+        if node.op_type == "Constant" and node.domain == "" and constant_tensor(node) is not None:
+            hold(graph, node.outputs[0], constant_tensor(node))
+    fresh = Counter(graph.initializers)
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        uses = list(value.uses())
+        if tensor is None or len(uses) < 2 or (len(tensor.shape) > 1 and tensor.dtype.is_floating_point()):
+            continue
+        for use in uses[1:]:
+            fresh[str(value.name)] += 1
+            name = f"{value.name}.{fresh[str(value.name)]}"
+            copy = ir.Value(name=name, const_value=tensor, shape=value.shape, type=value.type)
+            graph.initializers[name] = copy
+            use.node.replace_input_with(use.idx, copy)
+
+
+def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    """The tensor of a Constant node, or None for the kinds that hold no tensor."""
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if key in node.attributes:
+            return ir.tensor(np.array(node.attributes[key].value, dtype))
+    return node.attributes["value"].as_tensor() if "value" in node.attributes else None
+
+
+def hold(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
+    """Replace a computed value by an initializer of the same name and drop its node."""
+    assert tensor is not None
+    node = value.producer()
+    assert node is not None
+    name = value.name
+    held = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    ir.convenience.replace_all_uses_with(value, held, replace_graph_outputs=True)
+    value.name = f"{name}.folded"
+    graph.initializers[str(name)] = held
+    if not any(o.uses() for o in node.outputs):
+        graph.remove(node, safe=True)
+
+
+# ---- shapes --------------------------------------------------------------------------------------------------------
+def settle(graph: ir.Graph, given: dict[str, tuple[int, ...]], path: Path) -> str | int:
+    """Fold constants and write every shape, with the batch free if the graph allows it; returns the batch."""
+    inputs = {v: input_shape(v, given, path) for v in graph.inputs}
+    firsts = {s[0] for s in inputs.values() if s}
+    fixed = next(iter(firsts)) if len(firsts) == 1 else None
+    if firsts == {None} or (fixed is not None and all(inputs.values())):
+        try:
+            two, three = (infer(graph, {v: (b, *s[1:]) for v, s in inputs.items()}, fixed) for b in (2, 3))
+            apply(graph, two, three)
+            return "free"
+        except Uninferable as error:
+            if fixed is None:
+                raise BadInput(str(error), str(path)) from error
+    elif None in firsts:
+        raise UsageError(f"the inputs of {path.name} disagree on the batch", way_out="Give --shape for each")
+    try:
+        only = infer(graph, inputs, None)
+    except Uninferable as error:
+        raise BadInput(str(error), str(path)) from error
+    apply(graph, only, only)
+    return fixed if fixed is not None else 1
+
+
+def input_shape(value: ir.Value, given: dict[str, tuple[int, ...]], path: Path) -> tuple[Any, ...]:
+    """An input's shape with None for an open batch."""
+    name = str(value.name)
+    if name in given:
+        return given[name]
+    if value.shape is None:
+        raise UsageError(f"input '{name}' has no shape", str(path), f"Give --shape {name}:1,…")
+    sizes = [d if isinstance(d, int) and d > 0 else None for d in value.shape]
+    if None in sizes[1:]:
+        shown = ", ".join("?" if d is None else str(d) for d in sizes)
+        raise UsageError(f"input '{name}' is ({shown})", str(path), f"Give --shape {name}:1,… with every dimension")
+    return tuple(sizes)
+
+
+def apply(graph: ir.Graph, two: dict[ir.Value, Known], three: dict[ir.Value, Known]) -> None:
+    """Write what two walks agree on: shapes, constants, and Reshape targets with the batch as -1."""
+    for value in graph.inputs:
+        write_shape(value, two[value], three[value])
+    for node in list(graph):
+        for value in node.outputs:
+            if value in two:
+                write_shape(value, two[value], three[value])
+        target = node.inputs[1] if node.op_type == "Reshape" and node.domain == "" else None
+        if target is not None:
+            free_target(graph, node, target, two, three)
+    for node in reversed(list(graph)):
+        for value in node.outputs:
+            a, b = two.get(value), three.get(value)
+            if a is None or b is None or a.array is None or b.array is None or not np.array_equal(a.array, b.array):
+                continue
+            if value.uses() or value.is_graph_output():
+                hold(graph, value, ir.tensor(a.array))
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs) and node.graph is not None:
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def write_shape(value: ir.Value, two: Known, three: Known) -> None:
+    """Static where both walks agree, k·N where the size is k times the batch, else unknown."""
+    value.dtype = two.dtype
+    if two.shape is None or three.shape is None or len(two.shape) != len(three.shape):
+        value.shape = None
+        return
+    sizes: list[int | str] = []
+    for a, b in zip(two.shape, three.shape, strict=True):
+        if a == b:
+            sizes.append(a)
+        elif 3 * a == 2 * b:
+            sizes.append(BATCH if a == 2 else f"{a // 2}*{BATCH}")
+        else:
+            value.shape = None
+            return
+    value.shape = ir.Shape(sizes)
+
+
+def free_target(
+    graph: ir.Graph, node: ir.Node, target: ir.Value, two: dict[ir.Value, Known], three: dict[ir.Value, Known]
+) -> None:
+    """Give a Reshape whose output has one batch dimension a constant target with -1 there."""
+    shape = node.outputs[0].shape
+    if shape is None or sum(not isinstance(d, int) for d in shape) > 1:
+        return
+    wanted = np.array([d if isinstance(d, int) else -1 for d in shape], np.int64)
+    held = target.const_value
+    if held is not None and -1 in held.numpy() and (wanted == -1).sum() == 0:
+        return  # a static output whose file lets one dimension follow: leave the file's words
+    if held is not None and np.array_equal(held.numpy(), wanted):
+        return
+    if (wanted == 0).any():
+        return
+    name = f"{node.outputs[0].name}.shape"
+    value = ir.Value(
+        name=name, const_value=ir.tensor(wanted), shape=ir.Shape([len(wanted)]), type=ir.TensorType(ir.DataType.INT64)
+    )
+    graph.initializers[name] = value
+    node.replace_input_with(1, value)

@@ -1,0 +1,18 @@
+"""Everything the toolchain knows about ONNX ops: one op, one entry in OPS; importing this package fills the table."""
+
+from toolchain.ops import activation, arithmetic, contraction, normalisation, pooling, shape
+from toolchain.ops.table import OPS, Op, attribute, constant, dims
+
+__all__ = [
+    "OPS",
+    "Op",
+    "activation",
+    "arithmetic",
+    "attribute",
+    "constant",
+    "contraction",
+    "dims",
+    "normalisation",
+    "pooling",
+    "shape",
+]

@@ -1,0 +1,60 @@
+"""Normalisation. An axis whose statistics are computed from the data is frozen: removing there would change what stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from toolchain.ops.table import Ray, attribute, constant, dims, linear_with_bias, op
+from toolchain.ops.tape import Tape
+from toolchain.ops.units import Units
+
+
+def batchnorm_channels(n: ir.Node, u: Units) -> None:
+    """Inference statistics are parameters of the channel; in training mode they are the batch's, and nothing passes."""
+    if attribute(n, "training_mode", 0):
+        return
+    x, y = n.inputs[0], n.outputs[0]
+    assert x is not None
+    for a in range(len(dims(y))):
+        u.tie(u[x, a], u[y, a])
+    for p in n.inputs[1:]:
+        assert p is not None
+        u.tie(u[p, 0], u[y, 1])
+
+
+def batchnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """dx = dy·γ / √(σ² + ε)."""
+    scale, variance = constant(n.inputs[1]), constant(n.inputs[4])
+    assert scale is not None and variance is not None
+    slope = scale / np.sqrt(variance + attribute(n, "epsilon", 1e-5))
+    return [g.op("Mul", dy, g.f32(slope.reshape(-1, *[1] * (len(dims(n.outputs[0])) - 2)))), *[None] * 4]
+
+
+def batchnorm_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
+    """Affine with a bias."""
+    return linear_with_bias(n, rays)
+
+
+op("BatchNormalization", channels=batchnorm_channels, vjp=batchnorm_vjp, ray=batchnorm_ray)
+
+
+def softmax_channels(n: ir.Node, u: Units) -> None:
+    """The axis that is summed over is frozen; the others pass through."""
+    x, y = n.inputs[0], n.outputs[0]
+    assert x is not None
+    axis = attribute(n, "axis", -1) % len(dims(y))
+    for a in range(len(dims(y))):
+        if a != axis:
+            u.tie(u[x, a], u[y, a])
+
+
+def softmax_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """dx = y (dy − Σ dy·y)."""
+    y = n.outputs[0]
+    axis = attribute(n, "axis", -1) % len(dims(y)) - len(dims(y))
+    total = g.op("ReduceSum", g.op("Mul", dy, y), g.i64([axis]), keepdims=1)
+    return [g.op("Mul", y, g.op("Sub", dy, total))]
+
+
+op("Softmax", channels=softmax_channels, vjp=softmax_vjp)

@@ -1,0 +1,179 @@
+"""Windows over space and reductions: channels pass through, what is averaged over is frozen."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from toolchain.ops.table import argument, attribute, constant, dims, homogeneous, linear, op
+from toolchain.ops.tape import Tape
+from toolchain.ops.units import Units
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A sliding window, explicit: pads are [begin of each axis, end of each axis] whatever auto_pad said."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    pads: list[int]
+
+
+def window(n: ir.Node) -> Window:
+    """The window of a Conv, ConvTranspose or pooling node with its defaults filled in and auto_pad resolved."""
+    x, y = n.inputs[0], n.outputs[0]
+    assert x is not None
+    weights = argument(n, 1)
+    kernel = attribute(n, "kernel_shape") or list(dims(weights)[2:])
+    rank = len(kernel)
+    strides, dilations = attribute(n, "strides", [1] * rank), attribute(n, "dilations", [1] * rank)
+    pads, auto = attribute(n, "pads", [0] * 2 * rank), attribute(n, "auto_pad", "NOTSET")
+    if auto == "VALID":
+        pads = [0] * 2 * rank
+    elif auto.startswith("SAME"):
+        wide, narrow = (y, x) if n.op_type == "ConvTranspose" else (x, y)
+        total = [
+            max((dims(narrow)[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - dims(wide)[2 + i], 0)
+            for i in range(rank)
+        ]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads = small + large if auto == "SAME_UPPER" else large + small
+    return Window(kernel, strides, dilations, pads)
+
+
+def skipped(x: ir.Value, y: ir.Value, v: Window) -> list[int]:
+    """Rows of x beyond the last window of y on each spatial axis: what a stride skipped (negative: ceil_mode overhang)."""
+    return [
+        dims(x)[2 + i]
+        - ((dims(y)[2 + i] - 1) * v.strides[i] + (v.kernel[i] - 1) * v.dilations[i] + 1)
+        + v.pads[i]
+        + v.pads[i + len(v.kernel)]
+        for i in range(len(v.kernel))
+    ]
+
+
+def per_channel(n: ir.Node, u: Units) -> None:
+    """Batch and channel pass through; space is left alone, hence frozen."""
+    x, y = n.inputs[0], n.outputs[0]
+    assert x is not None
+    for a in (0, 1):
+        u.tie(u[x, a], u[y, a])
+
+
+# ---- MaxPool -------------------------------------------------------------------------------------------------------
+def maxpool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Scatter-add dy onto the winners: overlapping windows may share one."""
+    x = n.inputs[0]
+    assert x is not None
+    settings = {k: a.value for k, a in n.attributes.items() if k != "storage_order"}
+    winners = g.ops("MaxPool", 2, x, **settings)[1]
+    flat = g.op("Reshape", dy, g.i64([g.seeds, -1]))
+    index = g.op("Expand", g.op("Reshape", winners, g.i64([1, -1])), g.op("Shape", flat))
+    zeros = g.op(
+        "Expand", g.f32([[0]]), g.op("Concat", g.i64([g.seeds]), g.op("Reshape", g.op("Size", x), g.i64([1])), axis=0)
+    )
+    return [g.shaped(g.op("ScatterElements", zeros, index, flat, axis=1, reduction="add"), x)]
+
+
+op("MaxPool", channels=per_channel, vjp=maxpool_vjp, ray=homogeneous)
+
+
+# ---- AveragePool ---------------------------------------------------------------------------------------------------
+def window_counts(n: ir.Node) -> NDArray[np.float32]:
+    """How many elements each average divides by, [*output space]: padding counts if the node says so, overhang never."""
+    x, y, v = n.inputs[0], n.outputs[0], window(n)
+    rank, with_pads = len(v.kernel), attribute(n, "count_include_pad", 0)
+    axes: list[NDArray[np.int64]] = []
+    for i in range(rank):
+        size, begin, end = dims(x)[2 + i], v.pads[i], v.pads[i + rank]
+        low, high = (-begin, size + end) if with_pads else (0, size)
+        starts = np.arange(dims(y)[2 + i]) * v.strides[i] - begin
+        taps = starts[:, None] + np.arange(v.kernel[i]) * v.dilations[i]
+        axes.append(((taps >= low) & (taps < high)).sum(axis=1))
+    counts = np.ones((1,) * rank, np.int64)
+    for i, c in enumerate(axes):
+        counts = counts * c.reshape([-1 if a == i else 1 for a in range(rank)])
+    return counts.astype(np.float32)
+
+
+def averagepool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Spread dy / count over each window: channels are folded into rows and meet a kernel of ones."""
+    x, y, v = n.inputs[0], n.outputs[0], window(n)
+    assert x is not None
+    rank, over = len(v.kernel), skipped(x, y, v)
+    share = g.op("Div", dy, g.f32(window_counts(n)))
+    rows = g.op("Reshape", share, g.i64([-1, 1, *dims(y)[2:]]))
+    ends = [p - min(o, 0) for p, o in zip(v.pads[rank:], over, strict=True)]  # ceil_mode overhang is cut off as padding
+    ones = g.f32(np.ones((1, 1, *v.kernel)))
+    settings = {"strides": v.strides, "dilations": v.dilations, "pads": v.pads[:rank] + ends}
+    dx = g.op("ConvTranspose", rows, ones, output_padding=[max(o, 0) for o in over], **settings)
+    return [g.shaped(dx, x)]
+
+
+op("AveragePool", channels=per_channel, vjp=averagepool_vjp, ray=linear)
+
+
+# ---- reductions ----------------------------------------------------------------------------------------------------
+def globalaverage_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Every position gets an equal share."""
+    return [spread(g, n, dy, set(range(2, len(dims(n.inputs[0])))))]
+
+
+def spread(g: Tape, n: ir.Node, dy: ir.Value, axes: set[int]) -> ir.Value:
+    """dy / count over the reduced axes, which are put back."""
+    x = n.inputs[0]
+    assert x is not None
+    if not axes:
+        return dy
+    share = g.op("Div", dy, g.f32(math.prod(dims(x)[a] for a in axes)))
+    kept = [1 if a in axes else max(d, -1) for a, d in enumerate(dims(x))]
+    ones = g.f32(np.ones([d if a in axes else 1 for a, d in enumerate(dims(x))]))
+    return g.op("Mul", g.op("Reshape", share, g.i64([g.seeds, *kept])), ones)
+
+
+op("GlobalAveragePool", channels=per_channel, vjp=globalaverage_vjp, ray=linear)
+
+
+def reduced_axes(n: ir.Node) -> set[int] | None:
+    """The axes that a reduction removes, or None where they are computed."""
+    rank = len(dims(n.inputs[0]))
+    given = argument(n, 1)
+    if given is None:
+        return set() if attribute(n, "noop_with_empty_axes", 0) else set(range(rank))
+    axes = constant(given)
+    if axes is None:
+        return None
+    if axes.size == 0:
+        return set() if attribute(n, "noop_with_empty_axes", 0) else set(range(rank))
+    return {int(a) % rank for a in axes}
+
+
+def reduce_channels(n: ir.Node, u: Units) -> None:
+    """What is not reduced passes through."""
+    x, y, axes = n.inputs[0], n.outputs[0], reduced_axes(n)
+    assert x is not None
+    if axes is None:
+        return
+    place = itertools.count()
+    for a in range(len(dims(x))):
+        if a not in axes:
+            u.tie(u[x, a], u[y, next(place)])
+        elif attribute(n, "keepdims", 1):
+            next(place)
+
+
+def reducemean_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Every element of the mean gets an equal share."""
+    axes = reduced_axes(n)
+    if axes is None or any(dims(n.inputs[0])[a] < 0 for a in axes):
+        raise NotImplementedError("a mean over the batch, or over computed axes, has no gradient rule")
+    return [spread(g, n, dy, axes), *[None] * (len(n.inputs) - 1)]
+
+
+op("ReduceMean", channels=reduce_channels, vjp=reducemean_vjp, ray=linear)

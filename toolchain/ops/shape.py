@@ -1,0 +1,169 @@
+"""Ops that move positions without touching values: units are permuted, split and joined."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from toolchain.ops.table import Keep, Ray, argument, attribute, constant, dims, linear, op, sum_of
+from toolchain.ops.tape import Tape
+from toolchain.ops.units import Units
+
+Run = list[tuple[int, int]]  # (axis, size)
+
+
+def reshape_runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[Run, Run]]:
+    """Shortest runs of axes with equal products, axes of size 1 left out: [((1, 4), (2, 9)) → ((1, 36),), …]."""
+    a = [(i, d) for i, d in enumerate(before) if d != 1]
+    b = [(i, d) for i, d in enumerate(after) if d != 1]
+    runs: list[tuple[Run, Run]] = []
+    while a and b:
+        left, right = [a.pop(0)], [b.pop(0)]
+        while (p := math.prod(d for _, d in left)) != (q := math.prod(d for _, d in right)):
+            pull = (left, a) if abs(p) < abs(q) else (right, b)
+            if not pull[1]:
+                return runs
+            pull[0].append(pull[1].pop(0))
+        runs.append((left, right))
+    return runs
+
+
+def reshape_channels(n: ir.Node, u: Units) -> None:
+    """Within a split or merged run one axis carries the units.
+
+    A run merged into the last axis of a matrix is a flatten: there each position is a unit of its own, owned by its
+    channel, because the dense layer behind can do without single positions.
+    """
+    x, y = n.inputs[0], n.outputs[0]
+    assert x is not None
+    for number, (left, right) in enumerate(reshape_runs(dims(x), dims(y))):
+        if len(left) == len(right) == 1:
+            u.tie(u[x, left[0][0]], u[y, right[0][0]])
+            continue
+        if (len(left) > 1 and len(right) > 1) or any(d < 0 for _, d in left):
+            continue
+        if len(left) > 1 and len(dims(y)) == 2 and right[0][0] == 1:
+            inner = u[y, 1].reshape([d for _, d in left])
+            for k, (axis, size) in enumerate(left):
+                u.nest(x, axis, np.moveaxis(inner, k, 0).reshape(size, -1))
+            continue
+        (one, many), (v1, v2) = ((left, right), (x, y)) if len(left) == 1 else ((right, left), (y, x))
+        chosen = many[u.choose((n.name, n.outputs[0].name, number), [(v2, a) for a, _ in many])]
+        along = [-1 if m == chosen else 1 for m in many]
+        u.tie(u[v1, one[0][0]], np.broadcast_to(u[v2, chosen[0]].reshape(along), [d for _, d in many]).ravel())
+
+
+def reshape_resize(n: ir.Node, keep: Keep) -> None:
+    """Write the new target shape; the batch is what is left over."""
+    y, target = n.outputs[0], n.inputs[1]
+    assert target is not None
+    sizes = [int(keep(y, a).sum()) if d > 0 else -1 for a, d in enumerate(dims(y))]
+    target.const_value = ir.tensor(np.array(sizes, np.int64), name=target.name)
+    n.attributes.pop("allowzero", None)
+
+
+def back(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """The same elements in the shape that they had."""
+    x = n.inputs[0]
+    assert x is not None
+    return [g.shaped(dy, x), *[None] * (len(n.inputs) - 1)]
+
+
+op("Flatten", channels=reshape_channels, vjp=back, ray=linear)
+op("Squeeze", channels=reshape_channels, vjp=back, ray=linear)
+op("Unsqueeze", channels=reshape_channels, vjp=back, ray=linear)
+op("Reshape", channels=reshape_channels, vjp=back, ray=linear, resize=reshape_resize)
+
+
+# ---- Transpose -----------------------------------------------------------------------------------------------------
+def permutation(n: ir.Node) -> list[int]:
+    """perm, by default the axes reversed."""
+    return attribute(n, "perm") or list(range(len(dims(n.outputs[0]))))[::-1]
+
+
+def transpose_channels(n: ir.Node, u: Units) -> None:
+    """Output axis i is input axis perm[i]."""
+    x = n.inputs[0]
+    assert x is not None
+    for out, a in enumerate(permutation(n)):
+        u.tie(u[x, a], u[n.outputs[0], out])
+
+
+def transpose_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """The inverse permutation, behind the axis of the cotangents."""
+    return [g.op("Transpose", dy, perm=[0, *(int(i) + 1 for i in np.argsort(permutation(n)))])]
+
+
+op("Transpose", channels=transpose_channels, vjp=transpose_vjp, ray=linear)
+
+
+# ---- Concat --------------------------------------------------------------------------------------------------------
+def concat_channels(n: ir.Node, u: Units) -> None:
+    """Units of the inputs stand side by side along the axis and coincide on the others."""
+    y = n.outputs[0]
+    axis = attribute(n, "axis") % len(dims(y))
+    for a in range(len(dims(y))):
+        if a == axis:
+            u.tie(np.concatenate([u[x, a] for x in n.inputs if x is not None]), u[y, a])
+        else:
+            for x in n.inputs:
+                assert x is not None
+                u.tie(u[x, a], u[y, a])
+
+
+def concat_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Cut dy where the inputs met."""
+    rank = len(dims(n.outputs[0]))
+    axis = attribute(n, "axis") % rank - rank
+    if len(n.inputs) == 1:
+        return [dy]
+    sizes = [dims(x)[axis] for x in n.inputs]
+    if min(sizes) < 0:
+        raise NotImplementedError("a concatenation along the batch has no gradient rule")
+    return list(g.ops("Split", len(sizes), dy, g.i64(sizes), axis=axis))
+
+
+op("Concat", channels=concat_channels, vjp=concat_vjp, ray=sum_of)
+
+
+# ---- Pad -----------------------------------------------------------------------------------------------------------
+def pad_amounts(n: ir.Node) -> list[tuple[int, int]] | None:
+    """(begin, end) of every axis, or None where they are computed."""
+    pads, axes = constant(argument(n, 1)), argument(n, 3)
+    rank = len(dims(n.inputs[0]))
+    if pads is None or (axes is not None and constant(axes) is None):
+        return None
+    listed = range(rank) if axes is None else [int(a) % rank for a in constant(axes)]  # type: ignore[union-attr]
+    amounts = [(0, 0)] * rank
+    for i, a in enumerate(listed):
+        amounts[a] = (int(pads[i]), int(pads[i + len(pads) // 2]))
+    return amounts
+
+
+def pad_channels(n: ir.Node, u: Units) -> None:
+    """Axes that are not padded pass through."""
+    x, y, amounts = n.inputs[0], n.outputs[0], pad_amounts(n)
+    assert x is not None
+    for a, amount in enumerate(amounts or []):
+        if amount == (0, 0):
+            u.tie(u[x, a], u[y, a])
+
+
+def pad_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Cut the border off again."""
+    amounts = pad_amounts(n)
+    if amounts is None or attribute(n, "mode", "constant") != "constant":
+        raise NotImplementedError("only constant padding has a gradient rule")
+    pads = [0, *(-b for b, _ in amounts), 0, *(-e for _, e in amounts)]
+    return [g.op("Pad", dy, g.i64(pads)), *[None] * (len(n.inputs) - 1)]
+
+
+def pad_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
+    """Linear with zeros, affine with another constant."""
+    ray, value = linear(n, rays), constant(argument(n, 2))
+    return ray if argument(n, 2) is None or (value is not None and not value.any()) else min(ray, Ray.AFFINE)
+
+
+op("Pad", channels=pad_channels, vjp=pad_vjp, ray=pad_ray)

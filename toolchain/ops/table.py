@@ -1,0 +1,129 @@
+"""One ONNX op, one entry: everything the toolchain knows of it stands in a single call of `op`.
+
+A field that is left out is None and means "not known": channels None freezes every axis of the op, vjp None stops
+gradients there, lite None refuses emission; each with the op's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from toolchain.ops.units import Units
+
+if TYPE_CHECKING:
+    from toolchain.ops.tape import Tape
+
+
+class Ray(IntEnum):
+    """How a value behaves on the ray αh, 0 ≤ α ≤ 1, at the cut h."""
+
+    CURVED = 0
+    AFFINE = 1  # v(αh) = v(0) + α (v(h) − v(0)), and the Jacobian does not depend on α
+    HOMOGENEOUS = 2  # v(αh) = α v(h), and the Jacobian does not depend on α > 0
+
+
+Shape = Callable[[ir.Value], tuple[int, ...]]
+Keep = Callable[[ir.Value, int], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """What is known of one op.
+
+    channels   (node, units): tie the ids of positions that live and die together
+    vjp        (tape, node, dy [K, *s]) -> a cotangent [K, *shape of x] or None for each input; axes count from the end
+    ray        (node, rays of the inputs, None = constant) -> ray of the output
+    macs       (node, shape of a value) -> multiply-accumulates of one sample
+    contracts  (node) -> (input, axis) pairs that are summed away against another input: where a mask goes
+    resize     (node, keep): mend attributes and shape constants after removal
+    lite       (writer, node): emit TFLite
+    """
+
+    name: str
+    channels: Callable[[ir.Node, Units], None] | None = None
+    vjp: Callable[[Tape, ir.Node, ir.Value], Sequence[ir.Value | None]] | None = None
+    ray: Callable[[ir.Node, list[Ray | None]], Ray] | None = None
+    macs: Callable[[ir.Node, Shape], int] | None = None
+    contracts: Callable[[ir.Node], Sequence[tuple[int, int]]] | None = None
+    resize: Callable[[ir.Node, Keep], None] | None = None
+    lite: Callable[[Any, ir.Node], None] | None = None
+
+
+OPS: dict[str, Op] = {}
+
+
+def op(name: str, **rules: Any) -> None:
+    """Enter an op into the table; each op is entered once."""
+    if name in OPS:
+        raise ValueError(f"op {name!r} is entered twice")
+    OPS[name] = Op(name, **rules)
+
+
+def find(node: ir.Node) -> Op | None:
+    """The entry of a node's op, or None: only standard ONNX ops without a subgraph are known."""
+    return OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+
+
+def dims(value: ir.Value | None) -> tuple[int, ...]:
+    """Shape with the batch dimension N written as -1 and k·N as -k: it compares, multiplies and fits into a Reshape."""
+    assert value is not None and value.shape is not None
+    return tuple(d if isinstance(d, int) else batch_multiple(d) for d in value.shape)
+
+
+def batch_multiple(dim: ir.SymbolicDim) -> int:
+    """-k for a dimension of k·N samples."""
+    head, star, _ = str(dim.value).partition("*")
+    return -int(head) if star else -1
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """An attribute's value (a tuple becomes a list), or the default."""
+    found = node.attributes.get(name)
+    if found is None:
+        return default
+    return list(found.value) if isinstance(found.value, (tuple, list)) else found.value
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array of a parameter or constant, or None for a computed value or an absent input."""
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def argument(node: ir.Node, i: int) -> ir.Value | None:
+    """Input i, or None where it is left out."""
+    return node.inputs[i] if i < len(node.inputs) else None
+
+
+def where(node: ir.Node) -> str:
+    """How messages name a node."""
+    return f"{node.op_type} '{node.name or node.outputs[0].name}'"
+
+
+# ---- rays that several families share ------------------------------------------------------------------------------
+def linear(node: ir.Node, rays: list[Ray | None]) -> Ray:
+    """Linear in its first input, without a bias: a ray stays what it is; any other input on the ray bends it."""
+    first, *rest = rays
+    return Ray.CURVED if first is None or any(r is not None for r in rest) else first
+
+
+def linear_with_bias(node: ir.Node, rays: list[Ray | None]) -> Ray:
+    """Linear in its first input; a third input is a bias, after which a ray no longer starts at 0."""
+    ray = linear(node, rays)
+    return min(ray, Ray.AFFINE) if argument(node, 2) is not None else ray
+
+
+def sum_of(node: ir.Node, rays: list[Ray | None]) -> Ray:
+    """A sum (or concatenation) of rays; a constant term is a bias."""
+    return min(Ray.AFFINE if r is None else r for r in rays)
+
+
+def homogeneous(node: ir.Node, rays: list[Ray | None]) -> Ray:
+    """f(αx) = α f(x) for α > 0, but not linear: only a ray from 0 stays straight."""
+    return Ray.HOMOGENEOUS if rays[0] is Ray.HOMOGENEOUS and all(r is None for r in rays[1:]) else Ray.CURVED

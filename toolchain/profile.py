@@ -1,0 +1,186 @@
+"""What a model costs, counted from its graph: parameters, multiply-accumulates, file bytes and the activation arena.
+
+Every count takes `shape`, a function from values to dimensions, so that a plan is costed without cutting anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from toolchain.model import Model
+from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
+from toolchain.ops.table import Shape, dims, find
+
+ALIGNMENT = 16  # bytes, as in TensorFlow Lite Micro
+VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}  # the same bytes under another shape
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node's share; macs None where its op is not in the table or has no count."""
+
+    name: str
+    op: str
+    params: int
+    macs: int
+    output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Counts of one model for a single sample; arena in bytes of float32 activations."""
+
+    params: int
+    macs: int
+    flash_bytes: int
+    arena_bytes: int
+    layers: tuple[Layer, ...]
+
+
+def profile(model: Model, shape: Shape = dims) -> Profile:
+    """Count everything."""
+    layers = tuple(layer(n, shape) for n in model.graph)
+    return Profile(params(model, shape), macs(model, shape), flash(model, shape), arena(model, shape), layers)
+
+
+def is_weight(value: ir.Value) -> bool:
+    """Float initializers are parameters; shapes and indices are not."""
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def params(model: Model, shape: Shape = dims) -> int:
+    """Elements of all float parameters."""
+    return sum(math.prod(shape(v)) for v in model.graph.initializers.values() if is_weight(v))
+
+
+def macs(model: Model, shape: Shape = dims) -> int:
+    """Multiply-accumulates of one sample in convolutions and matrix products."""
+    return sum(node_macs(n, shape) for n in model.graph)
+
+
+def node_macs(node: ir.Node, shape: Shape) -> int:
+    """Multiply-accumulates of one node."""
+    entry = find(node)
+    known = all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs))
+    return entry.macs(node, shape) if entry is not None and entry.macs is not None and known else 0
+
+
+def layer(node: ir.Node, shape: Shape) -> Layer:
+    """One row of `jettison inspect`."""
+    weights = {v for v in node.inputs if v is not None and v.const_value is not None and is_weight(v)}
+    first = node.outputs[0]
+    size = tuple(max(d, -1) for d in shape(first)) if first.shape is not None else ()
+    count = sum(math.prod(shape(v)) for v in weights)
+    return Layer(node.name or str(first.name), node.op_type, count, node_macs(node, shape), size)
+
+
+def flash(model: Model, shape: Shape = dims) -> int:
+    """Bytes of the ONNX file."""
+    return structure_bytes(model) + tensor_bytes(model, shape)
+
+
+def tensor_bytes(model: Model, shape: Shape = dims) -> int:
+    """Bytes that the file spends on stored tensors."""
+    return sum(stored(v, shape(v)) for v in model.graph.initializers.values())
+
+
+def stored(value: ir.Value, size: tuple[int, ...]) -> int:
+    """Bytes of one initializer in the file: its data, and the fields around it."""
+    assert value.dtype is not None
+    data = -(-math.prod(size) * value.dtype.bitwidth // 8)
+    head = onnx.TensorProto(dims=size, data_type=int(value.dtype), name=str(value.name)).ByteSize()
+    body = head + 1 + varint(data) + data
+    return 1 + varint(body) + body
+
+
+def varint(number: int) -> int:
+    """Bytes of a length in protobuf."""
+    return max(1, -(-number.bit_length() // 7))
+
+
+def structure_bytes(model: Model) -> int:
+    """Bytes of the file around the tensors: nodes, names, shapes."""
+    bare = model.ir.clone()
+    for value in bare.graph.initializers.values():
+        value.const_value = None
+    bare.graph.initializers.clear()
+    return ir.to_proto(bare).ByteSize() + 8
+
+
+def arena(model: Model, shape: Shape = dims) -> int:
+    """Peak bytes of activations when buffers are placed greedily, largest first (Lee & Pisarchyk 2020, TFLite Micro).
+
+    Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards.
+    """
+    order = list(model.graph)
+    last = {v: len(order) for v in model.graph.outputs}
+    for i, node in enumerate(order):
+        for v in node.inputs:
+            if v is not None and v.const_value is None:
+                last[v] = max(last.get(v, i), i)
+    owner: dict[ir.Value, int] = {}
+    spans: list[list[int]] = []  # [bytes, first, last]
+    for v in model.graph.inputs:
+        owner[v] = len(spans)
+        spans.append([size_of(v, shape), 0, last.get(v, 0)])
+    for i, node in enumerate(order):
+        source = node.inputs[0] if node.inputs else None
+        for v in node.outputs:
+            if source in owner and takes_over(node, source, v, last, i, shape):
+                owner[v] = owner[source]  # type: ignore[index]
+                spans[owner[v]][2] = max(spans[owner[v]][2], last.get(v, i))
+            else:
+                owner[v] = len(spans)
+                spans.append([size_of(v, shape), i, last.get(v, i)])
+    return placed(spans)
+
+
+def takes_over(
+    node: ir.Node, source: ir.Value | None, value: ir.Value, last: dict[ir.Value, int], i: int, shape: Shape
+) -> bool:
+    """Whether an output can live in the buffer of its node's first input."""
+    if node.op_type in VIEWS:
+        return True
+    computed = [v for v in node.inputs if v is not None and v.const_value is None]
+    entry = find(node)
+    elementwise = entry is not None and entry.macs is None and len(computed) == 1 and source is computed[0]
+    return (
+        elementwise
+        and last[computed[0]] == i
+        and size_of(computed[0], shape) == size_of(value, shape)
+        and node.op_type != "Transpose"
+    )
+
+
+def size_of(value: ir.Value, shape: Shape) -> int:
+    """Bytes of one sample of a value, rounded up to the alignment."""
+    if value.shape is None or value.dtype is None:
+        return 0
+    count = abs(math.prod(shape(value)))
+    return -(-count * value.dtype.bitwidth // 8 // ALIGNMENT) * ALIGNMENT
+
+
+def placed(spans: Sequence[Sequence[int]]) -> int:
+    """Height of the pile: each buffer at the lowest offset that is free during its whole life."""
+    order = sorted(range(len(spans)), key=lambda i: (-spans[i][0], -i))
+    done: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+    height = 0
+    for i in order:
+        size, first, final = spans[i]
+        if not size:
+            continue
+        offset = 0
+        for low, high, f, l in done:
+            if f <= final and first <= l:
+                if offset + size <= low:
+                    break
+                offset = max(offset, high)
+        done.append((offset, offset + size, first, final))
+        done.sort()
+        height = max(height, offset + size)
+    return height
