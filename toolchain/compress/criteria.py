@@ -122,8 +122,11 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
 
 
 def integrated_gradients(e: Evidence) -> Scored:
-    """Rank by −E[A of the loss] on dense layers (eq. 6), by E|A of the loss| on channels, where the sign misleads."""
-    return attributed(e, lambda g, a: a.expected_absolute[-1] if g.kind == "conv" else a.rank)
+    """Rank by −E[A of the loss] on dense layers (eq. 6), by E|A of the loss| on channels and their places.
+
+    The sign misleads there: half of the places of a channel speak against the right class by a little (benchmarks/RESULTS.md).
+    """
+    return attributed(e, lambda g, a: a.rank if g.kind == "dense" else a.expected_absolute[-1])
 
 
 def absolute_integrated_gradients(e: Evidence) -> Scored:

@@ -50,7 +50,8 @@ class Layout:
     def transposed(self, perm: list[int]) -> Layout:
         """The same file tensor for the value whose axis i is this one's axis perm[i]."""
         new = {a: i for i, a in enumerate(perm)}
-        return Layout(tuple(None if a is None else new[a] for a in self.axes), {new[a]: o for a, o in self.orders.items()})
+        axes = tuple(None if a is None else new[a] for a in self.axes)
+        return Layout(axes, {new[a]: o for a, o in self.orders.items()})
 
     def without(self, gone: set[int]) -> Layout:
         """The layout that is left when these ONNX axes vanish."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, op
@@ -60,19 +61,68 @@ def hardswish_slope(g: Tape, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
     return g.op("Where", g.op("Less", x, g.f32(-3)), g.f32(0), right)
 
 
-unary("Relu", lambda g, n, x, y: step(g, g.op("Greater", y, g.f32(0))), ray=homogeneous)
-unary("LeakyRelu", lambda g, n, x, y: where_positive(g, x, g.f32(attribute(n, "alpha", 0.01))), ray=homogeneous)
-unary(  # y' = α eˣ = y + α below zero
-    "Elu", lambda g, n, x, y: where_positive(g, x, g.op("Add", y, g.f32(attribute(n, "alpha", 1.0))))
+def elu_lite(w: Any, n: ir.Node) -> None:
+    """The file's ELU has α = 1: y = max(x, 0) + α·elu(min(x, 0)) for another."""
+    x, alpha = w.input(n.inputs[0]), attribute(n, "alpha", 1.0)
+    if alpha == 1.0:
+        return w.unary(n, "ELU")
+    below = w.op("MUL", w.op("ELU", w.op("MINIMUM", x, np.float32(0))), np.float32(alpha))
+    w.give(n.outputs[0], w.op("ADD", w.op("RELU", x), below))
+
+
+def hardsigmoid_lite(w: Any, n: ir.Node) -> None:
+    """clip(αx + β, 0, 1) = relu6(6αx + 6β) / 6."""
+    x, slope, offset = w.input(n.inputs[0]), 6 * attribute(n, "alpha", 0.2), 6 * attribute(n, "beta", 0.5)
+    if abs(slope - 1) > 1e-6:  # 1/6 is written with 7 digits
+        x = w.op("MUL", x, np.float32(slope))
+    x = w.op("ADD", x, np.float32(offset), fusedActivationFunction="RELU6")
+    w.give(n.outputs[0], w.op("MUL", x, np.float32(1 / 6)))
+
+
+def clip_lite(w: Any, n: ir.Node) -> None:
+    """RELU or RELU6 where the bounds are theirs."""
+    low, high = (w.parameter(n, i) for i in (1, 2))
+    bounds = (None if low is None else float(low), None if high is None or high == np.inf else float(high))
+    if bounds in ((0.0, 6.0), (0.0, None)):
+        return w.activation(n, "RELU6" if bounds[1] else "RELU")
+    x = w.input(n.inputs[0])
+    if low is not None:
+        x = w.op("MAXIMUM", x, low)
+    if high is not None:
+        x = w.op("MINIMUM", x, high)
+    w.give(n.outputs[0], x)
+
+
+unary(
+    "Relu",
+    lambda g, n, x, y: step(g, g.op("Greater", y, g.f32(0))),
+    ray=homogeneous,
+    lite=lambda w, n: w.activation(n, "RELU"),
 )
-unary("Sigmoid", lambda g, n, x, y: g.op("Mul", y, g.op("Sub", g.f32(1), y)))
-unary("Tanh", lambda g, n, x, y: g.op("Sub", g.f32(1), g.op("Mul", y, y)))
+unary(
+    "LeakyRelu",
+    lambda g, n, x, y: where_positive(g, x, g.f32(attribute(n, "alpha", 0.01))),
+    ray=homogeneous,
+    lite=lambda w, n: w.unary(n, "LEAKY_RELU", alpha=attribute(n, "alpha", 0.01)),
+)
+unary(  # y' = α eˣ = y + α below zero
+    "Elu",
+    lambda g, n, x, y: where_positive(g, x, g.op("Add", y, g.f32(attribute(n, "alpha", 1.0)))),
+    lite=elu_lite,
+)
+unary(
+    "Sigmoid",
+    lambda g, n, x, y: g.op("Mul", y, g.op("Sub", g.f32(1), y)),
+    lite=lambda w, n: w.unary(n, "LOGISTIC"),
+)
+unary("Tanh", lambda g, n, x, y: g.op("Sub", g.f32(1), g.op("Mul", y, y)), lite=lambda w, n: w.unary(n, "TANH"))
 unary(
     "HardSigmoid",
     lambda g, n, x, y: g.op("Mul", between(g, y, g.f32(0), g.f32(1)), g.f32(attribute(n, "alpha", 0.2))),
+    lite=hardsigmoid_lite,
 )
-unary("HardSwish", hardswish_slope)
-unary("Clip", lambda g, n, x, y: between(g, x, argument(n, 1), argument(n, 2)))
+unary("HardSwish", hardswish_slope, lite=lambda w, n: w.unary(n, "HARD_SWISH"))
+unary("Clip", lambda g, n, x, y: between(g, x, argument(n, 1), argument(n, 2)), lite=clip_lite)
 
 
 def pass_through(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -80,6 +130,19 @@ def pass_through(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [dy, *[None] * (len(n.inputs) - 1)]
 
 
-op("Identity", channels=same, vjp=pass_through, ray=linear)
-op("Dropout", channels=same, vjp=pass_through, ray=linear)  # at inference a copy
-op("Cast", channels=same, vjp=lambda g, n, dy: [g.op("Cast", dy, to=ir.DataType.FLOAT.value)])
+def copy_lite(w: Any, n: ir.Node) -> None:
+    """The same tensor."""
+    if any(v.uses() or v.is_graph_output() for v in n.outputs[1:]):
+        w.refuse(n, "hands out its mask", "Export in inference mode")
+    w.give(n.outputs[0], w.input(n.inputs[0]))
+
+
+def cast_lite(w: Any, n: ir.Node) -> None:
+    """Nothing, where both types are one in the file."""
+    x, dtype = w.input(n.inputs[0]), w.dtype(n.outputs[0])
+    w.give(n.outputs[0], x if x.tensor.dtype is dtype else w.op("CAST", x, dtype=dtype))
+
+
+op("Identity", channels=same, vjp=pass_through, ray=linear, lite=copy_lite)
+op("Dropout", channels=same, vjp=pass_through, ray=linear, lite=copy_lite)  # at inference a copy
+op("Cast", channels=same, vjp=lambda g, n, dy: [g.op("Cast", dy, to=ir.DataType.FLOAT.value)], lite=cast_lite)

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from toolchain.ops.table import Ray, dims, op, sum_of
+from toolchain.ops.table import Ray, constant, dims, op, sum_of
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -51,14 +51,36 @@ def binary(name: str, da: Partial, db: Partial, **rules: Any) -> None:
     op(name, channels=broadcast, vjp=vjp, **rules)
 
 
-binary("Add", lambda g, dy, a, b: dy, lambda g, dy, a, b: dy, ray=sum_of)
-binary("Sub", lambda g, dy, a, b: dy, lambda g, dy, a, b: g.op("Neg", dy), ray=sum_of)
-binary("Mul", lambda g, dy, a, b: g.op("Mul", dy, b), lambda g, dy, a, b: g.op("Mul", dy, a), ray=product_ray)
+def add_lite(w: Any, n: ir.Node) -> None:
+    """A constant term may become the bias of what makes the other."""
+    for x, c in (n.inputs, n.inputs[::-1]):
+        term = constant(c)
+        if constant(x) is None and term is not None and dims(x) == dims(n.outputs[0]):
+            return w.give(n.outputs[0], w.affine(x, None, term))
+    w.binary(n, "ADD")
+
+
+binary("Add", lambda g, dy, a, b: dy, lambda g, dy, a, b: dy, ray=sum_of, lite=add_lite)
+binary(
+    "Sub",
+    lambda g, dy, a, b: dy,
+    lambda g, dy, a, b: g.op("Neg", dy),
+    ray=sum_of,
+    lite=lambda w, n: w.binary(n, "SUB"),
+)
+binary(
+    "Mul",
+    lambda g, dy, a, b: g.op("Mul", dy, b),
+    lambda g, dy, a, b: g.op("Mul", dy, a),
+    ray=product_ray,
+    lite=lambda w, n: w.binary(n, "MUL"),
+)
 binary(
     "Div",
     lambda g, dy, a, b: g.op("Div", dy, b),
     lambda g, dy, a, b: g.op("Neg", g.op("Mul", dy, g.op("Div", a, g.op("Mul", b, b)))),
     ray=quotient_ray,
+    lite=lambda w, n: w.binary(n, "DIV"),
 )
 
 
@@ -73,4 +95,13 @@ def prelu_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
     return Ray.HOMOGENEOUS if rays == [Ray.HOMOGENEOUS, None] else Ray.CURVED
 
 
-op("PRelu", channels=broadcast, vjp=prelu_vjp, ray=prelu_ray)
+def prelu_lite(w: Any, n: ir.Node) -> None:
+    """Slopes of one sample."""
+    x, slope = w.input(n.inputs[0]), w.parameter(n, 1)
+    slope = slope.reshape((1,) * (len(x.dims) - slope.ndim) + slope.shape)
+    if slope.shape[0] != 1:
+        w.refuse(n, "has a slope for each sample", "Give it slopes for each channel")
+    w.give(n.outputs[0], w.op("PRELU", x, x.layout.arranged(slope)[0]))
+
+
+op("PRelu", channels=broadcast, vjp=prelu_vjp, ray=prelu_ray, lite=prelu_lite)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.pooling import skipped, window
+from toolchain.ops.pooling import planar, skipped, window
 from toolchain.ops.table import Keep, Ray, Shape, argument, attribute, constant, dims, linear_with_bias, op
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
@@ -69,6 +70,22 @@ def conv_macs(n: ir.Node, shape: Shape) -> int:
     return abs(math.prod(shape(n.outputs[0]))) * math.prod(shape(n.inputs[1])[1:])
 
 
+def conv_lite(w: Any, n: ir.Node) -> None:
+    """Weights [O, h, w, I / groups], depthwise [1, h, w, O]."""
+    v, groups = window(n), attribute(n, "group", 1)
+    weights, bias = w.parameter(n, 1), w.parameter(n, 2)
+    kernel = weights if weights.ndim > 3 else weights[:, :, None]
+    x, settings = w.windowed(n, w.image(n), v)
+    settings |= dict(zip(("dilationHFactor", "dilationWFactor"), planar(v.dilations), strict=True))
+    if groups > 1 and kernel.shape[1] == 1:
+        code, kernel = "DEPTHWISE_CONV_2D", kernel.transpose(1, 2, 3, 0)
+        settings["depthMultiplier"] = len(weights) // groups
+    else:
+        code, kernel = "CONV_2D", kernel.transpose(0, 2, 3, 1)
+    filters, bias = w.constant(kernel, n.inputs[1].name), np.zeros(len(weights), np.float32) if bias is None else bias
+    w.give(n.outputs[0], w.op(code, x, filters, bias, dims=w.dims(n.outputs[0]), **settings))
+
+
 op(
     "Conv",
     channels=conv_channels,
@@ -77,6 +94,7 @@ op(
     macs=conv_macs,
     contracts=lambda n: [(0, 1)],
     resize=conv_resize,
+    lite=conv_lite,
 )
 
 
@@ -114,6 +132,37 @@ def convtranspose_macs(n: ir.Node, shape: Shape) -> int:
     return abs(math.prod(shape(n.inputs[0]))) * math.prod(shape(n.inputs[1])[1:])
 
 
+def convtranspose_lite(w: Any, n: ir.Node) -> None:
+    """Without padding, then cut; groups one by one; a dilated kernel with its zeros written out."""
+    v, groups, x = window(n), attribute(n, "group", 1), w.image(n)
+    weights, bias = w.parameter(n, 1), w.parameter(n, 2)
+    extents = [(k - 1) * d + 1 for k, d in zip(v.kernel, v.dilations, strict=True)]
+    kernel = np.zeros((*weights.shape[:2], *extents), np.float32)
+    kernel[(..., *(slice(None, None, d) for d in v.dilations))] = weights
+    wanted = w.dims(n.outputs[0])
+    full = [(i - 1) * s + e for i, s, e in zip(x.dims[2:], v.strides, extents, strict=True)]
+    size = [max(f, b + o) for f, b, o in zip(full, v.pads, wanted[2:], strict=False)]
+    if attribute(n, "output_shape") or any(s - f >= t for s, f, t in zip(size, full, v.strides, strict=True)):
+        w.refuse(n, "has an output_shape, or output_padding of a stride or more", "Export with explicit pads")
+    kernel = kernel if kernel.ndim > 3 else kernel[:, :, None]
+    columns = kernel.shape[1]
+    bias = np.zeros(columns * groups, np.float32) if bias is None else bias
+    rows, parts = x.dims[1] // groups, []
+    for g in range(groups):
+        part = x if groups == 1 else w.sliced(x, 1, g * rows, rows)
+        filters = w.constant(kernel[g * rows : (g + 1) * rows].transpose(1, 2, 3, 0), n.inputs[1].name)
+        dims_of_part = (wanted[0], columns, *size)
+        shape = np.array(x.layout.shape(dims_of_part), np.int32)
+        strides = dict(zip(("strideH", "strideW"), planar(v.strides), strict=True))
+        term = bias[g * columns : (g + 1) * columns]
+        made = w.op("TRANSPOSE_CONV", shape, filters, part, term, dims=dims_of_part, padding="VALID", **strides)
+        parts.append(made)
+    y = parts[0] if groups == 1 else w.concatenated(parts, 1)
+    for axis, begin in enumerate(v.pads[: len(v.kernel)], 2):
+        y = w.sliced(y, axis, begin, wanted[axis])
+    w.give(n.outputs[0], y)
+
+
 op(
     "ConvTranspose",
     channels=convtranspose_channels,
@@ -122,6 +171,7 @@ op(
     macs=convtranspose_macs,
     contracts=lambda n: [(0, 1)],
     resize=conv_resize,
+    lite=convtranspose_lite,
 )
 
 
@@ -164,6 +214,19 @@ def gemm_macs(n: ir.Node, shape: Shape) -> int:
     return abs(math.prod(shape(n.outputs[0]))) * abs(shape(n.inputs[0])[1 - attribute(n, "transA", 0)])
 
 
+def gemm_lite(w: Any, n: ir.Node) -> None:
+    """α and β go into the weights and the bias."""
+    x, weights, c = w.input(n.inputs[0]), w.parameter(n, 1), w.parameter(n, 2)
+    alpha, beta = attribute(n, "alpha", 1.0), attribute(n, "beta", 1.0)
+    weights = weights if attribute(n, "transB", 0) else weights.T
+    if c is not None and c.ndim == 2 and c.shape[0] > 1:
+        w.refuse(n, f"adds a matrix C {c.shape}", "Export it as a MatMul and an Add")
+    x = w.transposed(x, [1, 0]) if attribute(n, "transA", 0) else x
+    weights = weights if alpha == 1.0 else weights * np.float64(alpha)
+    bias = None if c is None else np.broadcast_to(c if beta == 1.0 else c * np.float64(beta), (1, len(weights)))[0]
+    w.give(n.outputs[0], w.fully_connected(x, weights, bias, n.inputs[1].name))
+
+
 op(
     "Gemm",
     channels=gemm_channels,
@@ -171,6 +234,7 @@ op(
     ray=linear_with_bias,
     macs=gemm_macs,
     contracts=lambda n: [(0, 1 - attribute(n, "transA", 0))],
+    lite=gemm_lite,
 )
 
 
@@ -229,6 +293,22 @@ def matmul_macs(n: ir.Node, shape: Shape) -> int:
     return abs(math.prod(shape(n.outputs[0]))) * abs(shape(n.inputs[0])[-1])
 
 
+def matmul_lite(w: Any, n: ir.Node) -> None:
+    """FULLY_CONNECTED with a constant matrix on the right, else BATCH_MATMUL."""
+    a, b = n.inputs
+    rank, right = len(dims(n.outputs[0])), constant(b)
+    if min(len(dims(a)), len(dims(b))) < 2:
+        w.refuse(n, "has a vector operand", "Give it two matrices")
+    if right is not None and right.ndim == 2:
+        return w.give(n.outputs[0], w.fully_connected(w.input(a), right.T, None, b.name))
+    as_is = w.plain(rank)
+    swapped = as_is.transposed([*range(rank - 2), rank - 1, rank - 2])
+    turned = right is None and w.input(b).layout == swapped
+    operands = w.broadcast(a, as_is, rank), w.broadcast(b, swapped if turned else as_is, rank)
+    product = w.op("BATCH_MATMUL", *operands, dims=w.dims(n.outputs[0]), layout=as_is, adjX=False, adjY=turned)
+    w.give(n.outputs[0], product)
+
+
 op(
     "MatMul",
     channels=matmul_channels,
@@ -236,4 +316,5 @@ op(
     ray=matmul_ray,
     macs=matmul_macs,
     contracts=lambda n: [(0, -1), (1, -2)],
+    lite=matmul_lite,
 )

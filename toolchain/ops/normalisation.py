@@ -1,6 +1,8 @@
-"""Normalisation. An axis whose statistics are computed from the data is frozen: removing there would change what stays."""
+"""Normalisation. An axis whose statistics come from the data is frozen: removing there would change what stays."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +38,24 @@ def batchnorm_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
     return linear_with_bias(n, rays)
 
 
-op("BatchNormalization", channels=batchnorm_channels, vjp=batchnorm_vjp, ray=batchnorm_ray)
+def batchnorm_lite(w: Any, n: ir.Node) -> None:
+    """γ(x − μ) / √(σ² + ε) + β as one factor and one term for each channel."""
+    if attribute(n, "training_mode", 0):
+        w.refuse(n, "normalises with the batch's own statistics", "Export in inference mode")
+    scale, bias, mean, variance = (w.parameter(n, i).astype(np.float64) for i in range(1, 5))
+    factor = scale / np.sqrt(variance + attribute(n, "epsilon", 1e-5))
+    shape = (-1, *[1] * (len(dims(n.outputs[0])) - 2))
+    term = bias - mean * factor
+    w.give(n.outputs[0], w.affine(n.inputs[0], factor.reshape(shape), term.reshape(shape)))
+
+
+op(
+    "BatchNormalization",
+    channels=batchnorm_channels,
+    vjp=batchnorm_vjp,
+    ray=batchnorm_ray,
+    lite=batchnorm_lite,
+)
 
 
 def softmax_channels(n: ir.Node, u: Units) -> None:
@@ -57,4 +76,10 @@ def softmax_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Mul", y, g.op("Sub", dy, total))]
 
 
-op("Softmax", channels=softmax_channels, vjp=softmax_vjp)
+def softmax_lite(w: Any, n: ir.Node) -> None:
+    """Over the file's last axis."""
+    x = w.input(n.inputs[0])
+    w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(x, attribute(n, "axis", -1) % len(x.dims)), beta=1.0))
+
+
+op("Softmax", channels=softmax_channels, vjp=softmax_vjp, lite=softmax_lite)

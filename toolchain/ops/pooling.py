@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -47,6 +48,11 @@ def window(n: ir.Node) -> Window:
     return Window(kernel, strides, dilations, pads)
 
 
+def planar(settings: list[int]) -> list[int]:
+    """A window's settings for (height, width): a signal has height 1."""
+    return [1] * (2 - len(settings)) + settings
+
+
 def skipped(x: ir.Value, y: ir.Value, v: Window) -> list[int]:
     """Rows of x beyond the last window of y on each spatial axis: what a stride skipped (negative: ceil_mode overhang)."""
     return [
@@ -81,7 +87,24 @@ def maxpool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.shaped(g.op("ScatterElements", zeros, index, flat, axis=1, reduction="add"), x)]
 
 
-op("MaxPool", channels=per_channel, vjp=maxpool_vjp, ray=homogeneous)
+def pool_settings(w: Any, n: ir.Node, v: Window) -> dict[str, int]:
+    """The file's kernel size; it has no dilation."""
+    if set(v.dilations) != {1}:
+        w.refuse(n, f"has dilations {v.dilations}", "Use a pooling without dilation")
+    return dict(zip(("filterHeight", "filterWidth"), planar(v.kernel), strict=True))
+
+
+def maxpool_lite(w: Any, n: ir.Node) -> None:
+    """Padded with −∞, or with 0 where x is never below."""
+    v, x = window(n), w.image(n)
+    kernel = pool_settings(w, n, v)
+    if any(y.uses() or y.is_graph_output() for y in n.outputs[1:]):
+        w.refuse(n, "hands out its indices", "Remove what reads them")
+    x, settings = w.windowed(n, x, v, 0.0 if w.is_nonnegative(x) else -math.inf)
+    w.give(n.outputs[0], w.op("MAX_POOL_2D", x, dims=w.dims(n.outputs[0]), **kernel, **settings))
+
+
+op("MaxPool", channels=per_channel, vjp=maxpool_vjp, ray=homogeneous, lite=maxpool_lite)
 
 
 # ---- AveragePool ---------------------------------------------------------------------------------------------------
@@ -116,7 +139,18 @@ def averagepool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.shaped(dx, x)]
 
 
-op("AveragePool", channels=per_channel, vjp=averagepool_vjp, ray=linear)
+def averagepool_lite(w: Any, n: ir.Node) -> None:
+    """SAME leaves padding out of its counts; else zeros are averaged in and the counts put right."""
+    v, counts = window(n), window_counts(n)
+    kernel = pool_settings(w, n, v)
+    x, settings = w.windowed(n, w.image(n), v, None if attribute(n, "count_include_pad", 0) else 0.0)
+    y = w.op("AVERAGE_POOL_2D", x, dims=w.dims(n.outputs[0]), **kernel, **settings)
+    if settings["padding"] == "VALID" and (counts != math.prod(v.kernel)).any():
+        y = w.op("MUL", y, y.layout.arranged(math.prod(v.kernel) / counts[None, None]))
+    w.give(n.outputs[0], y)
+
+
+op("AveragePool", channels=per_channel, vjp=averagepool_vjp, ray=linear, lite=averagepool_lite)
 
 
 # ---- reductions ----------------------------------------------------------------------------------------------------
@@ -137,7 +171,13 @@ def spread(g: Tape, n: ir.Node, dy: ir.Value, axes: set[int]) -> ir.Value:
     return g.op("Mul", g.op("Reshape", share, g.i64([g.seeds, *kept])), ones)
 
 
-op("GlobalAveragePool", channels=per_channel, vjp=globalaverage_vjp, ray=linear)
+op(
+    "GlobalAveragePool",
+    channels=per_channel,
+    vjp=globalaverage_vjp,
+    ray=linear,
+    lite=lambda w, n: w.mean(n, set(range(2, len(dims(n.inputs[0])))), True),
+)
 
 
 def reduced_axes(n: ir.Node) -> set[int] | None:
@@ -176,4 +216,12 @@ def reducemean_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [spread(g, n, dy, axes), *[None] * (len(n.inputs) - 1)]
 
 
-op("ReduceMean", channels=reduce_channels, vjp=reducemean_vjp, ray=linear)
+def reducemean_lite(w: Any, n: ir.Node) -> None:
+    """A mean over anything but the batch."""
+    axes = reduced_axes(n)
+    if axes is None or any(dims(n.inputs[0])[a] < 0 for a in axes):
+        w.refuse(n, "averages over the batch, or over computed axes", "Export with constant axes")
+    w.mean(n, axes, bool(attribute(n, "keepdims", 1)))
+
+
+op("ReduceMean", channels=reduce_channels, vjp=reducemean_vjp, ray=linear, lite=reducemean_lite)

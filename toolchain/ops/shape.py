@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -71,10 +72,17 @@ def back(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.shaped(dy, x), *[None] * (len(n.inputs) - 1)]
 
 
-op("Flatten", channels=reshape_channels, vjp=back, ray=linear)
-op("Squeeze", channels=reshape_channels, vjp=back, ray=linear)
-op("Unsqueeze", channels=reshape_channels, vjp=back, ray=linear)
-op("Reshape", channels=reshape_channels, vjp=back, ray=linear, resize=reshape_resize)
+op("Flatten", channels=reshape_channels, vjp=back, ray=linear, lite=lambda w, n: w.reshape(n))
+op("Squeeze", channels=reshape_channels, vjp=back, ray=linear, lite=lambda w, n: w.reshape(n))
+op("Unsqueeze", channels=reshape_channels, vjp=back, ray=linear, lite=lambda w, n: w.reshape(n))
+op(
+    "Reshape",
+    channels=reshape_channels,
+    vjp=back,
+    ray=linear,
+    resize=reshape_resize,
+    lite=lambda w, n: w.reshape(n),
+)
 
 
 # ---- Transpose -----------------------------------------------------------------------------------------------------
@@ -96,7 +104,13 @@ def transpose_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Transpose", dy, perm=[0, *(int(i) + 1 for i in np.argsort(permutation(n)))])]
 
 
-op("Transpose", channels=transpose_channels, vjp=transpose_vjp, ray=linear)
+op(
+    "Transpose",
+    channels=transpose_channels,
+    vjp=transpose_vjp,
+    ray=linear,
+    lite=lambda w, n: w.give(n.outputs[0], w.transposed(w.input(n.inputs[0]), permutation(n))),
+)
 
 
 # ---- Concat --------------------------------------------------------------------------------------------------------
@@ -125,7 +139,27 @@ def concat_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return list(g.ops("Split", len(sizes), dy, g.i64(sizes), axis=axis))
 
 
-op("Concat", channels=concat_channels, vjp=concat_vjp, ray=sum_of)
+op(
+    "Concat",
+    channels=concat_channels,
+    vjp=concat_vjp,
+    ray=sum_of,
+    lite=lambda w, n: w.concat(n, attribute(n, "axis") % len(dims(n.outputs[0]))),
+)
+
+
+# ---- Gather --------------------------------------------------------------------------------------------------------
+def gather_lite(w: Any, n: ir.Node) -> None:
+    """Constant positions along one axis, wherever the file holds them."""
+    x, index, y = w.input(n.inputs[0]), w.parameter(n, 1), n.outputs[0]
+    axis = attribute(n, "axis", 0) % len(x.dims)
+    if index.ndim > 1 or dims(n.inputs[0])[axis] < 0:
+        w.refuse(n, "picks along the batch or with a table of indices", "Use one constant list of indices")
+    picked = w.picked(x, axis, index.reshape(-1) % x.dims[axis])
+    w.give(y, picked if index.ndim else w.reshaped(picked, w.dims(y), picked.layout.without({axis})))
+
+
+op("Gather", lite=gather_lite)
 
 
 # ---- Pad -----------------------------------------------------------------------------------------------------------
@@ -166,4 +200,15 @@ def pad_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
     return ray if argument(n, 2) is None or (value is not None and not value.any()) else min(ray, Ray.AFFINE)
 
 
-op("Pad", channels=pad_channels, vjp=pad_vjp, ray=pad_ray)
+def pad_lite(w: Any, n: ir.Node) -> None:
+    """A border of one constant."""
+    amounts, value = pad_amounts(n), w.parameter(n, 2)
+    if amounts is None or attribute(n, "mode", "constant") != "constant" or min(map(min, amounts)) < 0:
+        w.refuse(n, "pads with a mode, with computed or with negative amounts", "Pad with constants")
+    x = w.input(n.inputs[0])
+    for axis in [a for a in x.layout.orders if amounts[a] != (0, 0)]:
+        x = w.reordered(x, axis, None)
+    w.give(n.outputs[0], w.padded(x, amounts, 0.0 if value is None else float(value.item())))
+
+
+op("Pad", channels=pad_channels, vjp=pad_vjp, ray=pad_ray, lite=pad_lite)

@@ -70,10 +70,11 @@ def histogram(title: str, desc: str, scores: Sequence[float], kept: Sequence[boo
         return _svg(title, desc, height, [_label(0.5, "no live unit", height // 2)])
     values, stays = np.asarray(scores, np.float64), np.asarray(kept, bool)
     low, high = (float(q) for q in np.quantile(values, [TAIL_SHARE, 1 - TAIL_SHARE]))
-    if low == high:
+    if not _is_span(low, high):
         low, high = float(values.min()), float(values.max())
-    if low == high:
-        low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+    if not _is_span(low, high):
+        around = max(abs(low), 1e-300) if low else 1.0
+        low, high = low - around / 2, high + around / 2
     edges = np.linspace(low, high, min(48, max(12, int(1.5 * math.sqrt(len(values))))) + 1)
     inside = np.clip(values, low, high)
     counts = [np.histogram(inside[chosen], edges)[0] for chosen in (~stays, stays)]
@@ -118,6 +119,11 @@ def _svg(title: str, desc: str, height: int, body: Iterable[Markup]) -> Markup:
     return Markup(
         '<svg class="chart" role="img" width="100%" height="{}"><title>{}</title><desc>{}</desc>{}</svg>'
     ).format(height, plain(title), plain(desc), Markup("").join(body))
+
+
+def _is_span(low: float, high: float) -> bool:
+    """Whether floats resolve bars between `low` and `high`."""
+    return high - low > 1e-9 * max(abs(low), abs(high), 1e-290)
 
 
 def _percent(share: float) -> str:

@@ -13,11 +13,12 @@ import shlex
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined, UndefinedError
+from jinja2 import Environment, StrictUndefined, Template, UndefinedError
 from markupsafe import Markup
 
 from toolchain.errors import BadInput
@@ -57,15 +58,19 @@ def render(report: Json) -> str:
     """The page for `report` (`jettison.report/1`): the same report gives the same bytes. Raises BadInput."""
     if report.get("schema") != SCHEMA:
         raise BadInput(f"has schema {report.get('schema')!r}, not {SCHEMA!r}", "report.json", "Run compress again")
+    try:
+        return _template().render(report | _view(report))
+    except (KeyError, UndefinedError) as error:
+        raise BadInput(f"lacks a field: {error}", "report.json", "Run compress again") from error
+
+
+@cache
+def _template() -> Template:
     env = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_printed, trim_blocks=True, lstrip_blocks=True
     )
     env.filters |= FILTERS
-    try:
-        source = files("toolchain.report").joinpath("page.html.j2").read_text("utf-8")
-        return env.from_string(source).render(report | _view(report))
-    except (KeyError, UndefinedError) as error:
-        raise BadInput(f"lacks a field: {error}", "report.json", "Run compress again") from error
+    return env.from_string(files("toolchain.report").joinpath("page.html.j2").read_text("utf-8"))
 
 
 # Numbers, with their units.
@@ -114,24 +119,24 @@ def figure(value: object) -> str:
     return f"{value:,.4g}".replace("-", "−") if isinstance(value, float) else str(value)
 
 
-def change(before: float | None, after: float | None) -> str:
+def change(before: Any, after: Any) -> str:
     """What became of `before`, in percent; enough decimals never to say 0 or −100 % of something else."""
     if not _numbers(before, after) or (not before and after):
         return NONE
     if before == after:
         return "unchanged"
-    return _decimals(100 * (after - before) / before, 1, "+") + f"{NBSP}%"  # type: ignore[operator]
+    return _decimals(100 * (after - before) / before, 1, "+") + f"{NBSP}%"
 
 
-def points(before: float | None, after: float | None) -> str:
+def points(before: Any, after: Any) -> str:
     """The difference of two shares, in percentage points."""
     if not _numbers(before, after):
         return NONE
-    moved = round(100 * (after - before), 1)  # type: ignore[operator]
+    moved = round(100 * (after - before), 1)
     return f"{moved:+.1f}{NBSP}points".replace("-", "−") if moved else "unchanged"
 
 
-def faster(before: float | None, after: float | None) -> str:
+def faster(before: Any, after: Any) -> str:
     """How many times faster or slower `after` runs."""
     if not _numbers(before, after) or not before or not after:
         return NONE
@@ -141,28 +146,28 @@ def faster(before: float | None, after: float | None) -> str:
     return f"{ratio:.2f}× faster" if ratio > 1 else f"{1 / ratio:.2f}× slower"
 
 
-def wilson(share: float | None, n: float | None) -> tuple[float, float] | None:
+def wilson(share: Any, n: Any) -> tuple[float, float] | None:
     """The 95 % Wilson score interval of a share seen on `n` images (Wilson 1927); None where either is missing."""
     if not _numbers(share, n) or not n:
         return None
     z = 1.959964
-    middle, spread = share + z * z / (2 * n), z * math.sqrt(max(0.0, share * (1 - share)) / n + z * z / (4 * n * n))  # type: ignore
+    middle, spread = share + z * z / (2 * n), z * math.sqrt(max(0.0, share * (1 - share)) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
-def interval(share: float | None, n: float | None) -> str:
+def interval(share: Any, n: Any) -> str:
     """The Wilson interval in words."""
     ends = wilson(share, n)
     return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}{NBSP}%" if ends else "no interval"
 
 
-def moment(value: str) -> str:
-    """An ISO 8601 time without the T; UTC named."""
+def moment(value: object) -> str:
+    """An ISO 8601 time without the T; UTC named; anything else as it is."""
     try:
-        return f"{datetime.fromisoformat(value):%Y-%m-%d %H:%M:%S %Z}".strip()
+        return f"{datetime.fromisoformat(say(value)):%Y-%m-%d %H:%M:%S %Z}".strip()
     except ValueError:
-        return value
+        return say(value)
 
 
 def shape(value: Sequence[object]) -> str:
@@ -184,13 +189,15 @@ def told(formatter: Callable[..., str]) -> Callable[..., str]:
 
 
 def _scaled(value: float, steps: Sequence[tuple[float, str]], decimals: Callable[[float], int]) -> str:
-    """`value` in the largest unit of which it has at least one, after rounding."""
-    for factor, unit in reversed(steps):
+    """`value` in the smallest unit of which it has, once rounded, fewer than make one of the next."""
+    for at, (factor, unit) in enumerate(steps):
         x = abs(value) / factor
-        shown = f"{x:,.{decimals(x)}f}" if factor > 1 or not float(value).is_integer() else f"{x:,.0f}"
-        if float(shown.replace(",", "")) >= 1:
-            return f"{'−' if value < 0 else ''}{shown}{NBSP}{unit}"
-    return f"{value:.2g}".replace("-", "−") + NBSP + steps[0][1]
+        shown = f"{x:,.{decimals(max(x, 1.0))}f}"
+        if at == 0 and (float(value).is_integer() or x < 1):
+            shown = f"{x:,.0f}" if float(value).is_integer() else f"{x:.2g}"
+        if at + 1 == len(steps) or float(shown.replace(",", "")) < steps[at + 1][0] / factor:
+            return f"{'−' if value < 0 else ''}{shown.replace('-', '−')}{NBSP}{unit}"
+    raise AssertionError("the last step takes every value")
 
 
 def _decimals(value: float, least: int, sign: str = "") -> str:
@@ -201,16 +208,21 @@ def _decimals(value: float, least: int, sign: str = "") -> str:
 
 
 def _digits(most: int) -> Callable[[float], int]:
-    return lambda x: max(0, most - 1 - (math.floor(math.log10(x)) if x else 0))
+    return lambda x: max(0, most - 1 - math.floor(math.log10(x)))
 
 
 def _numbers(*values: object) -> bool:
     return all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
 
 
-def _short(text: str, most: int) -> str:
-    """`text` with its middle left out where it is longer than `most`."""
+def _short(value: object, most: int = 60) -> str:
+    """A text with its middle left out where it is longer than `most`."""
+    text = say(value)
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
+
+
+def _state(passed: bool | None) -> str:
+    return "not checked" if passed is None else PASSED if passed else FAILED
 
 
 def _printed(value: object) -> object:
@@ -230,11 +242,12 @@ CHECK_UNITS: dict[str, Callable[..., str]] = {
     "flash": size, "ram": size, "arena": size, "bytes": size, "latency": duration, "macs": macs,
     "accuracy": percent, "drop": percent,
 }  # fmt: skip
+say = told(str)
 FILTERS: dict[str, Callable[..., object]] = {
     **{f.__name__: told(f) for f in (count, size, macs, duration, seconds, percent, figure, shape, sig)},
-    "moment": lambda value: NONE if value is None else moment(str(value)),
-    "short": lambda text, most=60: _short(NONE if text is None else str(text), most),
-    "state": lambda passed: {True: PASSED, False: FAILED}.get(passed, "not checked"),
+    "moment": moment,
+    "short": _short,
+    "state": _state,
     "interval": interval,
     "limit": _limit,
 }
@@ -259,7 +272,7 @@ def _view(report: Json) -> Json:
         "stages_of": [
             (key, name) for key, name in STAGES if any(row[key] is not None for row in _list(report, "accuracy"))
         ],
-        "changed_later": [key for key in ("after_recover", "after_retrain") if _used(report, key)],
+        "changed_later": [name.removeprefix("After ") for key, name in STAGES[2:] if _used(report, key)],
         "accuracy_charts": [_accuracy_chart(row) for row in _list(report, "accuracy")],
         "group_rows": [_group_row(group) for group in _list(report["plan"], "groups")],
         "layer_rows": _layer_rows(report["models"]),
@@ -269,7 +282,7 @@ def _view(report: Json) -> Json:
         "latency_roles": 3 if any(_role(row, report) == "other" for row in _list(report, "bench")) else 2,
         "frozen": _frozen(report),
         "stage_rows": _stage_rows(_list(report, "stages")),
-        "command": shlex.join(map(plain, map(str, _list(report, "arguments")))),
+        "command": shlex.join(map(plain, map(say, _list(report, "arguments")))),
         "few": FEW,
     }
 
@@ -288,10 +301,12 @@ def _summary(report: Json, pairs: list[tuple[Json, Json]]) -> str:
         if what in rows
     ]
     for (_, after), row in list(zip(pairs, _speeds(pairs), strict=True))[:1]:
-        where = f"{after['grade']} with {after['runtime']} on {after['target']}"
+        where = f"{say(after['grade'])} with {say(after['runtime'])} on {say(after['target'])}"
         parts.append(f"p50 latency {row['before']} → {row['after']} ({row['extra']}, {where})")
     for data, row in list(zip(_list(report, "accuracy"), _accuracies(report), strict=True))[:1]:
-        parts.append(f"accuracy {row['before']} → {row['after']} ({data['data']}, {told(count)(data['n'])} images)")
+        parts.append(
+            f"accuracy {row['before']} → {row['after']} ({say(data['data'])}, {told(count)(data['n'])} images)"
+        )
     return ", ".join(parts) + "." if parts else ""
 
 
@@ -310,8 +325,8 @@ def _proof(report: Json) -> Finding:
 
 def _files(report: Json) -> Finding:
     emitted = _list(report, "emitted")
-    bad = [str(row["path"]) for row in emitted if row["passed"] is False]
-    unchecked = [str(row["path"]) for row in emitted if row["passed"] is None]
+    bad = [say(row["path"]) for row in emitted if row["passed"] is False]
+    unchecked = [say(row["path"]) for row in emitted if row["passed"] is None]
     if not emitted:
         return Finding("Files", NOTE, "No file was written.")
     worst = max((row["max_rel"] for row in emitted if _numbers(row["max_rel"])), default=None)
@@ -331,8 +346,8 @@ def _checks(report: Json) -> Finding:
     checks = _list(report, "checks")
     if not checks:
         return Finding("Checks", NOTE, "No limits were configured.")
-    bad = [f"{row['name']}: {row['message'] or 'no message'}" for row in checks if row["passed"] is False]
-    unknown = [str(row["name"]) for row in checks if row["passed"] is None]
+    bad = [f"{say(row['name'])}: {row['message'] or 'no message'}" for row in checks if row["passed"] is False]
+    unknown = [say(row["name"]) for row in checks if row["passed"] is None]
     if bad:
         return Finding("Checks", FAILED, f"{len(bad)} of {len(checks)} failed. {'; '.join(bad)}")
     if unknown:
@@ -374,7 +389,8 @@ def _speeds(pairs: list[tuple[Json, Json]]) -> list[Json]:
     rows: list[Json] = []
     for before, after in pairs:
         p50s = before["ns"]["p50"], after["ns"]["p50"]
-        where = f"{after['grade']}: {after['model']}, {after['runtime']} on {after['target']}, {_threads(after)}"
+        on = f"{say(after['runtime'])} on {say(after['target'])}, {_threads(after)}"
+        where = f"{say(after['grade'])}: {say(after['model'])}, {on}"
         row = _row("Latency, p50", *p50s, duration, where)
         rows.append(row | {"extra": faster(*p50s) + (", within the noise" if _is_noise(before, after) else "")})
     return rows
@@ -395,7 +411,7 @@ def _accuracies(report: Json) -> list[Json]:
     for row in _list(report, "accuracy"):
         key, name = _last(row)
         texts = {"before": told(percent)(row["before"], row["n"]), "after": told(percent)(row[key], row["n"])}
-        note = f"{row['data']}, n = {told(count)(row['n'])}, {name.lower()}"
+        note = f"{say(row['data'])}, n = {told(count)(row['n'])}, {name.lower()}"
         rows.append({"what": "Accuracy", "note": note, "bar": None, "change": points(row["before"], row[key]), **texts})
     return rows
 
@@ -413,27 +429,28 @@ def _speed_notes(report: Json, pairs: list[tuple[Json, Json]]) -> Iterable[str]:
     for before, after in pairs:
         p50s = before["ns"]["p50"], after["ns"]["p50"]
         if _numbers(*p50s) and p50s[1] > p50s[0] and not _is_noise(before, after):
-            yield f"Slower than the original with {after['runtime']} on {after['target']}: {faster(*p50s)}."
+            yield f"Slower than the original with {say(after['runtime'])} on {say(after['target'])}: {faster(*p50s)}."
     grades = {row["grade"] for row in _list(report, "bench")}
     if grades and "measured" not in grades:
-        yield "No latency was measured on a processor: those below are " + " or ".join(sorted(map(str, grades))) + "."
+        yield "No latency was measured on a processor: those below are " + " or ".join(sorted(map(say, grades))) + "."
 
 
 def _accuracy_notes(report: Json) -> Iterable[str]:
     if not _list(report, "accuracy"):
         yield "No labels were given: the accuracy before and after is not known."
-    losses = [
+    losses: list[tuple[float, Json | None, Json | None]] = [
         (row["before"] - row[_last(row)[0]], row, data)
         for data in _list(report, "accuracy")
-        for row in data["per_class"] or []
+        for row in _list(data, "per_class")
         if _numbers(row["before"], row[_last(row)[0]])
     ]
-    loss, row, data = max(losses, key=lambda found: found[0], default=(0.0, {}, {}))
-    if loss > 0:
+    loss, row, data = max(losses, key=lambda found: found[0], default=(0.0, None, None))
+    if row and data and loss > 0:
         after = row[_last(row)[0]]
         yield (
-            f"The class that lost most is “{row['class']}” in {data['data']}: {percent(row['before'])} → "
-            f"{percent(after)} {_last(row)[1].lower()} (n = {told(count)(row['n'])}, 95 % interval now {interval(after, row['n'])})."
+            f"The class that lost most is “{say(row['class'])}” in {say(data['data'])}: {percent(row['before'])} → "
+            f"{percent(after)} {_last(row)[1].lower()} (n = {told(count)(row['n'])}, 95 % interval now "
+            f"{interval(after, row['n'])})."
         )
 
 
@@ -475,14 +492,14 @@ def _benches(report: Json) -> list[Json]:
     """Latency charts: one per grade and target, never two grades on one scale."""
     rows = _list(report, "bench")
     grades = sorted(
-        {str(row["grade"]) for row in rows}, key=lambda g: (list(GRADES).index(g) if g in GRADES else 99, g)
+        {say(row["grade"]) for row in rows}, key=lambda g: (list(GRADES).index(g) if g in GRADES else 99, g)
     )
     charts: list[Json] = []
     for grade in grades:
-        found = [row for row in rows if str(row["grade"]) == grade]
-        targets = list(dict.fromkeys(str(row["target"]) for row in found))
+        found = [row for row in rows if say(row["grade"]) == grade]
+        targets = list(dict.fromkeys(say(row["target"]) for row in found))
         about = GRADES.get(grade, "A grade that this page does not know.")
-        of = [_bench_chart(target, [r for r in found if str(r["target"]) == target], report) for target in targets]
+        of = [_bench_chart(target, [r for r in found if say(r["target"]) == target], report) for target in targets]
         charts.append({"grade": grade, "about": about, "targets": of})
     return charts
 
@@ -517,16 +534,19 @@ def _bench_strip(row: Json, top: float, report: Json) -> Markup | None:
         tip = f"{duration(ends[0])} to {duration(ends[1])}"
         line.append(Mark(ends[0] / top, ends[1] / top, "ink", tip, "whisker"))
     desc = f"p50 {duration(ns['p50'])}, whisker from {told(duration)(ends[0])} to {told(duration)(ends[1])}"
-    return strip(f"{row['model']} with {row['runtime']}", desc, [line], 14)
+    return strip(f"{say(row['model'])} with {say(row['runtime'])}", desc, [line], 14)
 
 
 def _accuracy_chart(data: Json) -> Json:
     """Per class, one line per stage: a dot and its interval, on a scale from the lowest interval to 100 %."""
-    rows = data["per_class"] or []
+    rows = _list(data, "per_class")
     ends = [wilson(row[key], row["n"]) for row in rows for key, _ in STAGES[:3]]
     floor = math.floor(10 * min((end[0] for end in ends if end), default=0.0)) / 10
     floor = min(floor, 0.9)
-    scale = lambda share: (share - floor) / (1 - floor)
+
+    def scale(share: float) -> float:
+        return (share - floor) / (1 - floor)
+
     step = 0.1 if floor >= 0.7 else 0.25
     rules = [at for at in (round(1 - step * i, 2) for i in range(5)) if at >= floor]
     of = [row | {"strip": _accuracy_strip(row, scale, [scale(at) for at in rules])} for row in rows]
@@ -543,7 +563,7 @@ def _accuracy_strip(row: Json, scale: Callable[[float], float], rules: list[floa
             whisker = Mark(scale(ends[0]), scale(ends[1]), kind, tip, "whisker")
             lines.append([whisker, Mark(scale(row[key]), scale(row[key]), kind, tip, "dot")])
     desc = "; ".join(line[0].tip for line in lines) or "not measured"
-    return strip(str(row["class"]), desc, lines, 9, rules)
+    return strip(say(row["class"]), desc, lines, 9, rules)
 
 
 def _group_row(group: Json) -> Json:
@@ -558,7 +578,7 @@ def _group_row(group: Json) -> Json:
     if gone > lost:
         line.append(Mark(ends[1], 1.0, "removed", f"{count(gone - lost)} removed that do activate"))
     desc = f"{count(before)} units before, {count(after)} after"
-    return group | {"strip": strip(str(group["name"]), desc, [line], 12), "left": after / before}
+    return group | {"strip": strip(say(group["name"]), desc, [line], 12), "left": after / before}
 
 
 def _layer_rows(models: Json) -> list[tuple[Json | None, Json | None]]:
@@ -576,7 +596,7 @@ def _layer_rows(models: Json) -> list[tuple[Json | None, Json | None]]:
 def _weight_chart(models: Json, most: int = 12) -> list[Json]:
     """Parameters before and after, layer by layer, largest first; the small ones summed in a last line."""
     pairs = [
-        (str(before["name"]), before["params"] or 0, (after["params"] or 0) if after else 0)
+        (say(before["name"]), before["params"] or 0, (after["params"] or 0) if after else 0)
         for before, after in _layer_rows(models)
         if before and before["params"]
     ]
@@ -599,15 +619,15 @@ def _weight_chart(models: Json, most: int = 12) -> list[Json]:
 
 def _histogram(layer: Json) -> Json:
     """Scores of the live units: as many exact zeros as there are dead units are left out, removed ones first."""
-    scores, kept = layer["scores"] or [], layer["kept"] or []
+    scores, kept = _list(layer, "scores"), _list(layer, "kept")
     units = [(score, bool(stays)) for score, stays in zip(scores, kept, strict=False) if _numbers(score)]
     odd = len(scores) - len(units)
     zeros = sorted((at for at, (score, _) in enumerate(units) if not score), key=lambda at: units[at][1])
     hidden = set(zeros[: layer["dead"] or 0])
     live = [unit for at, unit in enumerate(units) if at not in hidden]
     stay = sum(map(bool, kept))
-    desc = f"{stay} units kept, {len(kept) - stay} removed, {layer['dead']} of them dead and not drawn"
-    chart = histogram(f"Scores of {layer['group']}", desc, [s for s, _ in live], [k for _, k in live])
+    desc = f"{stay} units kept, {len(kept) - stay} removed, {told(count)(layer['dead'])} of them dead and not drawn"
+    chart = histogram(f"Scores of {say(layer['group'])}", desc, [s for s, _ in live], [k for _, k in live])
     return layer | {"chart": chart, "stay": stay, "odd": odd, "hidden": len(hidden)}
 
 
@@ -620,6 +640,9 @@ def _frozen(report: Json) -> list[tuple[str, list[Json]]]:
 
 
 def _stage_rows(stages: list[Json]) -> list[Json]:
-    total = sum(stage["seconds"] for stage in stages if _numbers(stage["seconds"])) or 1.0
-    share = lambda stage: stage["seconds"] / total if _numbers(stage["seconds"]) else 0.0
-    return [s | {"strip": strip(str(s["name"]), percent(share(s)), [[Mark(0, share(s), "before")]], 6)} for s in stages]
+    timed = [stage["seconds"] if _numbers(stage["seconds"]) else 0.0 for stage in stages]
+    shares = [spent / (sum(timed) or 1.0) for spent in timed]
+    return [
+        stage | {"strip": strip(say(stage["name"]), percent(share), [[Mark(0, share, "before")]], 6)}
+        for stage, share in zip(stages, shares, strict=True)
+    ]

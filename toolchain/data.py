@@ -1,0 +1,203 @@
+"""Labelled samples: .npz, a folder for each class, or a .csv of file,label; checked against the model that reads them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.errors import BadInput, UsageError
+from toolchain.model import Model
+from toolchain.validate import read_bytes
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+LARGEST = 1 << 33  # bytes that an .npz may expand to
+PIXELS = {  # how images become numbers: x / scale, then (x − mean) / std for each channel
+    "unit": (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "raw": (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs of a model with their labels.
+
+    inputs   {input name: [n, *s] float32}
+    labels   true classes [n] int64, or None
+    classes  their names, or () where none are given
+    """
+
+    name: str
+    inputs: Mapping[str, NDArray[np.float32]]
+    labels: NDArray[np.int64] | None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def first(self, n: int) -> Samples:
+        """The first n samples."""
+        part = {k: v[:n] for k, v in self.inputs.items()}
+        return Samples(self.name, part, None if self.labels is None else self.labels[:n], self.classes)
+
+    def balanced(self, n: int, seed: int) -> Samples:
+        """n samples at most, as many of each class as there are, in a seeded order; the set itself if it is small."""
+        if len(self) <= n:
+            return self
+        generator = np.random.default_rng(seed)
+        order = generator.permutation(len(self))
+        if self.labels is not None:  # the first of every class, then the second of every class, …
+            turn = np.zeros(len(self), np.int64)
+            for k in np.unique(self.labels):
+                mine = order[self.labels[order] == k]
+                turn[mine] = np.arange(len(mine))
+            order = order[np.argsort(turn[order], kind="stable")]
+        pick = np.sort(order[:n])
+        part = {k: v[pick] for k, v in self.inputs.items()}
+        return Samples(self.name, part, None if self.labels is None else self.labels[pick], self.classes)
+
+
+def load_samples(path: Path | str, model: Model, pixels: str = "unit") -> Samples:
+    """Read samples and check them against the model's inputs.
+
+    pixels  how images are scaled: unit (0..1), raw (0..255) or imagenet
+
+    Raises BadInput for files that cannot be read or do not fit the model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        samples = from_folder(path, model, pixels)
+    elif path.suffix == ".csv":
+        samples = from_manifest(path, model, pixels)
+    else:
+        samples = from_npz(path, model)
+    return checked(samples, model, path)
+
+
+def from_npz(path: Path, model: Model) -> Samples:
+    """Arrays named like the model's inputs (or x where there is one), y for labels, classes for names."""
+    raw = read_bytes(path, "an .npz file, a folder of classes or a .csv manifest")
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            size = sum(i.file_size for i in archive.infolist())
+        if size > LARGEST:
+            raise BadInput(f"expands to {size / 1e9:.1f} GB, limit {LARGEST / 1e9:.1f} GB", str(path))
+        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+            arrays = {k: file[k] for k in file.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        pickled = "pickle" in str(error)
+        raise BadInput(
+            "has pickled objects; pickles are off" if pickled else "is no .npz file",
+            str(path),
+            "Save plain arrays x and y with numpy.savez",
+        ) from error
+    labels, classes = arrays.pop("y", None), arrays.pop("classes", None)
+    names = list(model.inputs)
+    if len(names) == 1 and "x" in arrays and names[0] not in arrays:
+        arrays[names[0]] = arrays["x"]
+    missing = [n for n in names if n not in arrays]
+    if missing:
+        raise BadInput(
+            f"has no array '{missing[0]}'; there are {', '.join(arrays) or 'none'}",
+            str(path),
+            "Name arrays like the model's inputs, or x",
+        )
+    inputs = {n: as_float(arrays[n], n, path) for n in names}
+    return Samples(path.name, inputs, labels, tuple(str(c) for c in classes) if classes is not None else ())
+
+
+def as_float(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float32]:
+    """Numbers as float32; raises BadInput for others and for NaN."""
+    if array.dtype.kind not in "fiub":
+        raise BadInput(f"array '{name}' is {array.dtype}, numbers are needed", str(path))
+    array = array.astype(np.float32)
+    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+        raise BadInput(f"array '{name}' has NaN or infinity", str(path))
+    return array
+
+
+def from_folder(path: Path, model: Model, pixels: str) -> Samples:
+    """One sub-folder for each class, in the order of their names."""
+    classes = sorted(p.name for p in path.iterdir() if p.is_dir())
+    files = [(p, i) for i, c in enumerate(classes) for p in sorted((path / c).iterdir()) if p.suffix.lower() in IMAGES]
+    if not files:
+        raise BadInput("has no images in folders of classes", str(path), "Use FOLDER/class/image.png")
+    return from_images(path.name, files, tuple(classes), model, pixels)
+
+
+def from_manifest(path: Path, model: Model, pixels: str) -> Samples:
+    """Rows of file,label with a header; files beside the manifest; labels as numbers or names."""
+    text = read_bytes(path, "a .csv manifest").decode("utf-8", errors="replace")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows or not {"file", "label"} <= set(rows[0]):
+        raise BadInput("needs a header with the columns file,label", str(path))
+    names = sorted({r["label"] for r in rows})
+    if all(n.isdigit() for n in names):
+        number, classes = {n: int(n) for n in names}, ()
+    else:
+        number, classes = {n: i for i, n in enumerate(names)}, tuple(names)
+    return from_images(path.name, [(path.parent / r["file"], number[r["label"]]) for r in rows], classes, model, pixels)
+
+
+def from_images(
+    name: str, files: list[tuple[Path, int]], classes: tuple[str, ...], model: Model, pixels: str
+) -> Samples:
+    """Images scaled to the model's only input, [n, channels, height, width]."""
+    from PIL import Image, UnidentifiedImageError
+
+    if pixels not in PIXELS:
+        raise UsageError(f"unknown pixels '{pixels}'", way_out=f"Use one of {', '.join(PIXELS)}")
+    shape = next(iter(model.inputs.values()))
+    if len(model.inputs) != 1 or len(shape) != 3 or shape[0] not in (1, 3):
+        raise BadInput(f"images do not fit inputs {model.inputs}", name, "Give an .npz file")
+    scale, mean, std = PIXELS[pixels]
+    x = np.empty((len(files), *shape), np.float32)
+    for i, (file, _) in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                image = image.convert("L" if shape[0] == 1 else "RGB").resize(
+                    (shape[2], shape[1]), Image.Resampling.BILINEAR
+                )
+                array = np.asarray(image, np.float32)
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+            raise BadInput(f"cannot be read as an image ({type(error).__name__})", str(file)) from error
+        array = array[None] if shape[0] == 1 else array.transpose(2, 0, 1)
+        shift, spread = (np.array(v[: shape[0]], np.float32)[:, None, None] for v in (mean, std))
+        x[i] = (array / np.float32(scale) - shift) / spread
+    return Samples(name, {next(iter(model.inputs)): x}, np.array([k for _, k in files], np.int64), classes)
+
+
+def checked(samples: Samples, model: Model, path: Path) -> Samples:
+    """Shapes, counts and labels fit the model; raises BadInput with both sides named."""
+    sizes = set()
+    for name, wanted in model.inputs.items():
+        found = samples.inputs[name].shape
+        if found[1:] != wanted:
+            shown = ", ".join(["N", *map(str, found[1:])])
+            needs = ", ".join(["N", *map(str, wanted)])
+            raise BadInput(f"data '{name}' is ({shown}), the model wants ({needs})", str(path))
+        sizes.add(found[0])
+    if len(sizes) > 1 or sizes == {0}:
+        raise BadInput(
+            "has no samples" if sizes == {0} else f"inputs have different lengths {sorted(sizes)}", str(path)
+        )
+    labels = samples.labels
+    if labels is None:
+        return samples
+    classes = next((int(s) for v in model.graph.outputs for s in list(v.shape or ())[1:2] if isinstance(s, int)), None)
+    if labels.ndim != 1 or len(labels) != len(samples):
+        raise BadInput(f"labels are {labels.shape}, {len(samples)} samples need ({len(samples)},)", str(path))
+    if labels.dtype.kind not in "iub":
+        raise BadInput(f"labels are {labels.dtype}, class numbers are needed", str(path))
+    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
+        bad = labels.max() if labels.max() >= classes else labels.min()
+        raise BadInput(f"label {bad} is outside the model's {classes} classes (0…{classes - 1})", str(path))
+    return Samples(samples.name, samples.inputs, labels.astype(np.int64), samples.classes)

@@ -1,0 +1,116 @@
+"""Runs emitted files and compares them with onnxruntime on the model that they were emitted from."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.emit.tflite import to_tflite
+from toolchain.errors import RunnerFailed
+from toolchain.files import write_atomic
+from toolchain.model import Model
+from toolchain.session import run, session
+
+Arrays = Mapping[str, NDArray[Any]]
+TOLERANCE = 1e-5  # relative: other kernels sum in another order
+CHILD = Path(__file__).with_name("child.py")
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class EmissionCheck:
+    """How far an emitted file is from its model.
+
+    max_abs  largest difference of any output; max_rel the same over the largest value of that output
+    """
+
+    path: str
+    format: str
+    bytes: int
+    samples: int
+    max_abs: float
+    max_rel: float
+    passed: bool
+
+
+def check(
+    model: Model, path: Path, x: NDArray[Any] | Arrays, threads: int = 1, tolerance: float = TOLERANCE
+) -> EmissionCheck:
+    """Compare a TFLite or ONNX file with the model in memory.
+
+    x  [n, ...] for the only input, or an array for each input by name
+    """
+    feeds = x if isinstance(x, Mapping) else {next(iter(model.inputs)): x}
+    kind = path.suffix.removeprefix(".")
+    wanted, got = onnx_outputs(model, feeds, threads), RUNNERS[kind](path, feeds, threads)
+    gaps = [float(np.abs(got[k].astype(np.float64) - y).max(initial=0)) for k, y in wanted.items()]
+    sizes = [float(np.abs(y).max(initial=0)) for y in wanted.values()]
+    relative = max(g / s if s else g for g, s in zip(gaps, sizes, strict=True))
+    samples, size = len(next(iter(feeds.values()))), path.stat().st_size
+    is_close = bool(relative <= tolerance)  # False for NaN
+    return EmissionCheck(str(path), kind, size, samples, max(gaps), relative, is_close)
+
+
+def write_and_check_tflite(model: Model, path: Path, x: NDArray[Any] | Arrays, threads: int = 1) -> EmissionCheck:
+    """Emit a TFLite file, replacing one that is there, and compare it with the model."""
+    data = to_tflite(model).data
+    write_atomic(path, lambda file: file.write(data))
+    return check(model, path, x, threads)
+
+
+def onnx_outputs(model: Model, feeds: Arrays, threads: int = 1) -> dict[str, NDArray[Any]]:
+    """What onnxruntime computes; a fixed batch is filled up from the first samples."""
+    runner = session(model.ir, threads)
+    samples = len(next(iter(feeds.values())))
+    step = model.batch if isinstance(model.batch, int) else min(samples, BATCH)
+    parts: list[list[NDArray[Any]]] = []
+    for i in range(0, samples, step):
+        rows = range(i, i + step if isinstance(model.batch, int) else min(i + step, samples))
+        parts.append(run(runner, {k: x.take(rows, axis=0, mode="wrap") for k, x in feeds.items()}))
+    joined = {str(v.name): np.concatenate([p[i] for p in parts]) for i, v in enumerate(model.graph.outputs)}
+    return {k: y if model.batch == "free" else y[:samples] for k, y in joined.items()}
+
+
+def onnx_file_outputs(path: Path, feeds: Arrays, threads: int = 1) -> dict[str, NDArray[Any]]:
+    """What onnxruntime computes from an ONNX file."""
+    from toolchain.model import load
+
+    return onnx_outputs(load(path), feeds, threads)
+
+
+def lite_outputs(path: Path, feeds: Arrays, threads: int = 1, timeout: float = 600) -> dict[str, NDArray[Any]]:
+    """What LiteRT computes in a child process: outputs by name, in ONNX's axes; any number of samples.
+
+    Raises RunnerFailed if the runtime refuses the file, crashes or does not come back.
+    """
+    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
+        given, found = Path(folder, "feeds.npz"), Path(folder, "outputs.npz")
+        np.savez(given, **{f"x.{k}": v for k, v in feeds.items()})
+        command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RunnerFailed(f"the LiteRT runtime did not finish in {timeout:.0f} s", str(path)) from error
+        if done.returncode < 0:
+            name = signal.strsignal(-done.returncode)
+            what = f"the LiteRT runtime crashed (signal {-done.returncode}, {name}) loading {path.name}"
+            raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            raise RunnerFailed(f"the LiteRT runtime refuses the file: {lines[-1]}", str(path))
+        with np.load(found) as stored:
+            return {k.removeprefix("y."): stored[k] for k in stored.files}
+
+
+RUNNERS = {"tflite": lite_outputs, "onnx": onnx_file_outputs}

@@ -1,0 +1,260 @@
+"""TensorFlow Lite, float32: the writer's ops and tensors packed into a flatbuffer.
+
+One subgraph with a static batch, every value channels last where its ops want that, weights once, buffers aligned to 16
+bytes as the runtimes on microcontrollers need them. The same model gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+import toolchain
+from toolchain.emit.layout import Layout, channels_last, plain
+from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
+from toolchain.errors import Unsupported
+from toolchain.model import Model
+
+LARGEST = 2**31 - 2**20  # a flatbuffer's offsets are 31 bits
+SHARED = 2**16  # bytes from which equal constants are stored once; small ones stay apart, for a quantiser's scales
+LAYOUT = "jettison.layout"  # name of the metadata entry that says how inputs and outputs are permuted
+OPTIONS = {  # name of an op's options where it is not the op's own in the other spelling
+    **{
+        "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+        "MAX_POOL_2D": "Pool2DOptions",
+        "AVERAGE_POOL_2D": "Pool2DOptions",
+    },
+    **{"MAXIMUM": "MaximumMinimumOptions", "MINIMUM": "MaximumMinimumOptions", "MEAN": "ReducerOptions"},
+    **{"BATCH_MATMUL": "BatchMatMulOptions", "PADV2": "PadV2Options"},
+}
+ENUMS = {"padding": "Padding", ACTIVATION: "ActivationFunctionType"}
+
+
+@dataclass(frozen=True)
+class LiteModel:
+    """A TFLite file and how to feed it.
+
+    inputs, outputs  name -> ONNX axes in file order: file array = ONNX array.transpose(axes)
+    """
+
+    data: bytes
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+
+
+def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int = 1) -> LiteModel:
+    """The float32 TFLite file of a model, with ONNX's names for inputs and outputs.
+
+    batch  size that a free batch gets
+
+    Raises Unsupported for an op or an attribute that TFLite cannot compute exactly, and above 2 GiB.
+    """
+    writer = written(model.graph, batch)
+    inputs = {str(v.name): axes(view.layout) for v, view in writer.inputs.items()}
+    outputs = {str(v.name): axes(writer.views[v].layout) for v in writer.graph.outputs}
+    entries = {LAYOUT: json.dumps({"inputs": inputs, "outputs": outputs}), **(metadata or {})}
+    return LiteModel(packed(writer, entries), inputs, outputs)
+
+
+def axes(layout: Layout) -> tuple[int, ...]:
+    """The permutation of a layout that has no axes of its own."""
+    return tuple(a for a in layout.axes if a is not None)
+
+
+def written(graph: ir.Graph, batch: int) -> Writer:
+    """The graph as file ops; an input is channels last where that moves fewer bytes, then where it takes fewer ops."""
+    layouts: dict[str, Layout] = {}
+    best = finished(graph, batch, layouts)
+    for value in graph.inputs:
+        if len(value.shape or ()) > 2:
+            tried = layouts | {str(value.name): channels_last(len(value.shape or ()))}
+            writer = finished(graph, batch, tried)
+            if cost(writer) < cost(best):
+                best, layouts = writer, tried
+    return best
+
+
+def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> Writer:
+    """All ops that the outputs need, each output in a tensor of its own, channels last or as in ONNX."""
+    writer = Writer(graph, batch, layouts)
+    writer.write()
+    taken = {view.tensor for view in writer.inputs.values()}
+    for value in graph.outputs:
+        writer.stem = str(value.name)
+        view = writer.input(value)
+        rank = len(view.dims)
+        last = axes(view.layout) == channels_last(rank).axes
+        view = writer.relaid(view, channels_last(rank) if last else plain(rank))
+        if view.tensor in taken or view.tensor.array is not None:
+            view = writer.op("RESHAPE", view, np.array(view.tensor.shape, np.int32), newShape=list(view.tensor.shape))
+        taken.add(view.tensor)
+        writer.views[value] = view
+    needed = {writer.views[v].tensor for v in graph.outputs}
+    live: list[Operation] = []
+    for operation in reversed(writer.operations):
+        if operation.output in needed:
+            needed.update(operation.inputs)
+            live.insert(0, operation)
+    writer.operations = live
+    return writer
+
+
+def cost(writer: Writer) -> tuple[int, int]:
+    """Elements that are only moved, and the number of ops."""
+    moved = [math.prod(o.output.shape) for o in writer.operations if o.code in ("TRANSPOSE", "GATHER")]
+    return sum(moved), len(writer.operations)
+
+
+def version(operation: Operation) -> int:
+    """The first version of a float32 op that can do this (TensorFlow's op_version.cc)."""
+    x, options = operation.inputs[0], operation.options
+    rank, code = max(len(t.shape) for t in operation.inputs), operation.code
+    broadcasts = len(operation.inputs) > 1 and x.shape != operation.inputs[1].shape
+    if code == "CONV_2D" and x.shape[3] != operation.inputs[1].shape[3]:
+        return 6  # groups
+    if code == "DEPTHWISE_CONV_2D" and (options["dilationHFactor"], options["dilationWFactor"]) != (1, 1):
+        return 2
+    if code == "FULLY_CONNECTED" and options["keepNumDims"]:
+        return 5
+    if code == "TRANSPOSE_CONV":
+        return 3  # a bias
+    if code == "TRANSPOSE" and rank > 4:
+        return {5: 4, 6: 6}.get(rank, 8)
+    if code in ("MAXIMUM", "MINIMUM", "SUB", "DIV") and broadcasts and rank > 4:
+        return 2 if code == "DIV" else 3
+    if rank > 4:
+        return {"PAD": 4, "PADV2": 4, "SLICE": 5}.get(code, 1)
+    return 1
+
+
+# ---- flatbuffer ----------------------------------------------------------------------------------------------------
+class Aligned:
+    """A buffer whose bytes stand at a multiple of 16; flatbuffers' Python writer ignores the schema's force_align."""
+
+    def __init__(self, array: NDArray[Any] | None = None) -> None:
+        self.array = array
+
+    def Pack(self, builder: Any) -> int:
+        """Write the buffer; flatbuffers' object API calls this."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        data = None
+        if self.array is not None:
+            payload = np.ascontiguousarray(self.array).reshape(-1).view(np.uint8)
+            builder.StartVector(1, len(payload), 16)
+            builder.head -= len(payload)
+            builder.Bytes[builder.head : builder.head + len(payload)] = payload.data
+            data = builder.EndVector()
+        schema.BufferStart(builder)
+        if data is not None:
+            schema.BufferAddData(builder, data)
+        return schema.BufferEnd(builder)
+
+
+def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
+    """The file's bytes."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    ends = [v.tensor for v in writer.inputs.values()], [writer.views[v].tensor for v in writer.graph.outputs]
+    tensors = list(dict.fromkeys([*ends[0], *(t for o in writer.operations for t in (*o.inputs, o.output))]))
+    number = {t: i for i, t in enumerate(tensors)}
+    name_all(writer, tensors)
+    buffers, where_held = held(tensors)
+    if sum(b.array.nbytes for b in buffers if b.array is not None) > LARGEST:
+        raise Unsupported("the weights exceed 2 GiB, which a TFLite file cannot hold", way_out="Export to onnx")
+    codes = sorted({(o.code, version(o)) for o in writer.operations})
+    kinds = schema.TensorType
+    types = {np.float32: kinds.FLOAT32, np.int32: kinds.INT32, np.bool_: kinds.BOOL}
+    types |= {np.int8: kinds.INT8, np.uint8: kinds.UINT8}
+    graph = schema.SubGraphT(
+        name="main",
+        tensors=[
+            schema.TensorT(name=t.name, shape=list(t.shape), type=types[t.dtype], buffer=b, hasRank=True)
+            for t, b in zip(tensors, where_held, strict=True)
+        ],
+        inputs=[number[t] for t in ends[0]],
+        outputs=[number[t] for t in ends[1]],
+        operators=[operator(schema, o, codes.index((o.code, version(o))), number) for o in writer.operations],
+    )
+    maps = [[schema.TensorMapT(name=t.name, tensorIndex=number[t]) for t in side] for side in ends]
+    entries = [schema.MetadataT(name=k, buffer=len(buffers) + i) for i, k in enumerate(metadata)]
+    buffers += [Aligned(np.frombuffer(text.encode(), np.uint8)) for text in metadata.values()]
+    builder = flatbuffers.Builder(sum(b.array.nbytes + 64 for b in buffers if b.array is not None) + (1 << 16))
+    file = schema.ModelT(
+        version=3,
+        operatorCodes=[operator_code(schema, code, v) for code, v in codes],
+        subgraphs=[graph],
+        description=f"jettison {toolchain.__version__}",
+        buffers=buffers,
+        metadata=entries,
+        signatureDefs=[schema.SignatureDefT(inputs=maps[0], outputs=maps[1], signatureKey="serving_default")],
+    )
+    builder.Finish(file.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def name_all(writer: Writer, tensors: Iterable[Tensor]) -> None:
+    """Unique names; those of inputs and outputs are ONNX's."""
+    taken: set[str] = set()
+    fixed = {writer.inputs[v].tensor: str(v.name) for v in writer.graph.inputs}
+    fixed |= {writer.views[v].tensor: str(v.name) for v in writer.graph.outputs}
+    for tensor, name in fixed.items():
+        tensor.name = name
+        taken.add(name)
+    for tensor in tensors:
+        if tensor in fixed:
+            continue
+        stem = str(tensor.values[-1].name) if tensor.values else tensor.name
+        name, count = stem, 1
+        while name in taken:
+            count += 1
+            name = f"{stem}.{count}"
+        tensor.name = name
+        taken.add(name)
+
+
+def held(tensors: Iterable[Tensor]) -> tuple[list[Aligned], list[int]]:
+    """Buffers, equal large constants once, and the buffer of each tensor; 0 is the empty one."""
+    buffers, known, numbers = [Aligned()], dict[tuple[Any, bytes], int](), list[int]()
+    for tensor in tensors:
+        if tensor.array is None:
+            numbers.append(0)
+            continue
+        array = np.ascontiguousarray(tensor.array, tensor.dtype)
+        key = (tensor.dtype, sha256(array).digest())
+        is_shared = key in known and (array.nbytes >= SHARED or tensor.dtype is np.int32)
+        if not is_shared:
+            known[key] = len(buffers)
+            buffers.append(Aligned(array))
+        numbers.append(known[key])
+    return buffers, numbers
+
+
+def operator_code(schema: Any, code: str, version: int) -> Any:
+    """A builtin op; old readers look at the field of 7 bits."""
+    number = getattr(schema.BuiltinOperator, code)
+    return schema.OperatorCodeT(deprecatedBuiltinCode=min(number, 127), builtinCode=number, version=version)
+
+
+def operator(schema: Any, operation: Operation, code: int, number: dict[Tensor, int]) -> Any:
+    """An op with its options."""
+    written = schema.OperatorT(
+        opcodeIndex=code, inputs=[number[t] for t in operation.inputs], outputs=[number[operation.output]]
+    )
+    kind = OPTIONS.get(operation.code, operation.code.title().replace("_", "") + "Options")
+    if hasattr(schema.BuiltinOptions, kind):
+        written.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+        written.builtinOptions = getattr(schema, f"{kind}T")()
+        for name, value in operation.options.items():
+            value = getattr(getattr(schema, ENUMS[name]), value) if name in ENUMS else value
+            setattr(written.builtinOptions, name, value)
+    return written

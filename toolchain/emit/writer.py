@@ -1,0 +1,412 @@
+"""The words in which an op's `lite` rule writes TFLite.
+
+A rule takes views of its inputs, applies file ops to them, and gives its output a view:
+`w.give(n.outputs[0], w.op("LOGISTIC", w.input(n.inputs[0])))`. A view is a file tensor with the layout in which it
+holds its ONNX value. What is true of the format and not of one ONNX op happens here: layouts, padding, fused
+activations, folding into weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike, NDArray
+
+from toolchain.emit.layout import Dims, Layout, image, plain, reshaped
+from toolchain.errors import Unsupported
+from toolchain.ops.pooling import Window, planar
+from toolchain.ops.table import constant, dims, find, where
+
+ACTIVATION = "fusedActivationFunction"
+CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # of the weights, for ops with a bias
+FUSES = {*CHANNEL_AXIS, "ADD", "SUB", "MUL", "DIV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
+KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
+FILE_TYPES = {
+    **{ir.DataType.FLOAT: np.float32, ir.DataType.BOOL: np.bool_, ir.DataType.INT64: np.int32},
+    **{ir.DataType.INT32: np.int32, ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8},
+}
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A file tensor: a constant if it has an array (held in float64 while more is folded into it)."""
+
+    shape: Dims
+    dtype: Any
+    name: str = ""
+    array: NDArray[Any] | None = None
+    producer: Operation | None = None
+    values: list[ir.Value] = field(default_factory=list[ir.Value])
+    readers: int = 0
+
+
+@dataclass(eq=False)
+class Operation:
+    """A file op; options have the schema's names, enumerated ones as words."""
+
+    code: str
+    inputs: list[Tensor]
+    output: Tensor
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A file tensor as the holder of an ONNX value with these dimensions."""
+
+    tensor: Tensor
+    dims: Dims
+    layout: Layout
+
+
+class Writer:
+    """Walks a graph and collects file ops; after `write`, `operations` and `views` hold the result.
+
+    batch    what a free batch becomes: files have static shapes
+    layouts  layout of each graph input that is not as in ONNX
+    """
+
+    def __init__(self, graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> None:
+        self.graph, self.batch = graph, batch
+        self.operations: list[Operation] = []
+        self.views: dict[ir.Value, View] = {}
+        self.copies: defaultdict[Tensor, list[View]] = defaultdict(list)
+        self.stem = ""
+        for value in graph.inputs:
+            layout = layouts.get(str(value.name), plain(len(self.dims(value))))
+            self.give(value, View(Tensor(layout.shape(self.dims(value)), self.dtype(value)), self.dims(value), layout))
+        self.inputs = dict(self.views)
+
+    def write(self) -> None:
+        """Emit every node; raises Unsupported for a node without a rule."""
+        for node in self.graph:
+            entry = find(node)
+            self.stem = f"{node.outputs[0].name}"
+            if entry is None or entry.lite is None:
+                self.refuse(node, "has no TFLite rule", "Export to onnx only, or replace the op before")
+            if any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs[:1])):
+                self.refuse(node, "has a shape that depends on the data", "Export with static shapes")
+            entry.lite(self, node)
+
+    def refuse(self, node: ir.Node, what: str, way_out: str) -> NoReturn:
+        """Say which node cannot be emitted, why, and what to do."""
+        raise Unsupported(f"{what}; it cannot be emitted as TFLite", where(node), way_out)
+
+    # ---- values ----------------------------------------------------------------------------------------------------
+    def dims(self, value: ir.Value | None) -> Dims:
+        """ONNX dimensions with the batch filled in."""
+        return tuple(d if d >= 0 else -d * self.batch for d in dims(value))
+
+    def dtype(self, value: ir.Value) -> Any:
+        """The file's type for a value: 64-bit integers become 32-bit ones."""
+        if value.dtype not in FILE_TYPES:
+            what = f"is {value.dtype}, which TFLite kernels do not take" if value.dtype else "has no type"
+            raise Unsupported(what, f"value '{value.name}'", "Convert the model to float32")
+        return FILE_TYPES[value.dtype]
+
+    def input(self, value: ir.Value | None, layout: Layout | None = None) -> View:
+        """A value in the layout it has, or in the one asked for."""
+        assert value is not None
+        array = constant(value)
+        if array is not None:
+            layout = layout or plain(array.ndim)
+            return View(self.constant(layout.arranged(array), str(value.name)), self.dims(value), layout)
+        return self.views[value] if layout is None else self.relaid(self.views[value], layout)
+
+    def image(self, node: ir.Node) -> View:
+        """Input 0 as an image [N, H, W, C]; a signal [N, C, L] gets the height 1."""
+        rank = len(self.dims(node.inputs[0]))
+        if rank not in (3, 4):
+            self.refuse(node, f"has {rank - 2} spatial axes", "Only 1-D and 2-D windows exist in TFLite")
+        return self.input(node.inputs[0], image(rank))
+
+    def parameter(self, node: ir.Node, i: int) -> NDArray[Any] | None:
+        """Input i as an array, None where it is left out; refuses a computed one."""
+        value = node.inputs[i] if i < len(node.inputs) else None
+        array = constant(value)
+        if value is not None and array is None:
+            self.refuse(node, f"computes its input {i} ('{value.name}')", "Make it an initializer")
+        return array
+
+    def constant(self, array: ArrayLike, name: str = "") -> Tensor:
+        """A constant as it lies in the file."""
+        array = np.asarray(array)
+        dtype = {"f": np.float32, "i": np.int32, "b": np.bool_}[array.dtype.kind]
+        return Tensor(array.shape, dtype, name or f"{self.stem}/constant", array)
+
+    def give(self, value: ir.Value, view: View) -> None:
+        """This view is the value."""
+        view.tensor.values.append(value)
+        self.views[value] = view
+
+    # ---- ops -------------------------------------------------------------------------------------------------------
+    def op(
+        self,
+        code: str,
+        *inputs: View | Tensor | ArrayLike,
+        dims: Dims | None = None,
+        layout: Layout | None = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> View:
+        """Apply a file op; the result has the dimensions, layout and type of the first view unless told otherwise."""
+        first = next(i for i in inputs if isinstance(i, View))
+        dims, layout = first.dims if dims is None else dims, layout or first.layout
+        read = [i.tensor if isinstance(i, View) else i if isinstance(i, Tensor) else self.constant(i) for i in inputs]
+        for tensor in read:
+            tensor.readers += 1
+        output = Tensor(layout.shape(dims), dtype or first.tensor.dtype, f"{self.stem}/{code.lower()}")
+        output.producer = Operation(code, read, output, options)
+        self.operations.append(output.producer)
+        return View(output, dims, layout)
+
+    def unary(self, node: ir.Node, code: str, **options: Any) -> None:
+        """An elementwise op of one input."""
+        self.give(node.outputs[0], self.op(code, self.input(node.inputs[0]), **options))
+
+    def binary(self, node: ir.Node, code: str) -> None:
+        """An elementwise op of two inputs, in the layout of the larger one that is computed."""
+        y = self.dims(node.outputs[0])
+        computed = [v for v in node.inputs if constant(v) is None]
+        leader = self.input(max(computed, key=lambda v: math.prod(self.dims(v))))
+        layout = leader.layout.lifted(len(y) - len(leader.dims))
+        front = [a for a in range(len(y)) if a not in layout.axes]
+        layout = Layout((*front, *layout.axes), layout.orders)
+        operands = [self.broadcast(v, layout, len(y)) for v in node.inputs]
+        self.give(node.outputs[0], self.op(code, *operands, dims=y, layout=layout))
+
+    def broadcast(self, value: ir.Value | None, layout: Layout, rank: int) -> View:
+        """A value with unit axes in front up to `rank`, in a layout of that rank."""
+        array = constant(value)
+        if value is not None and array is not None:
+            array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+            return View(self.constant(layout.arranged(array), str(value.name)), array.shape, layout)
+        view = self.input(value)
+        by = rank - len(view.dims)
+        return self.relaid(View(view.tensor, (1,) * by + view.dims, view.layout.lifted(by)), layout)
+
+    def fully_connected(self, x: View, weights: NDArray[Any], bias: NDArray[Any] | None, name: str = "") -> View:
+        """x [..., K] times weights [M, K]; the columns take the order in which the file holds the K positions."""
+        last, m = len(x.dims) - 1, len(weights)
+        if x.layout.axes[-1] != last:
+            x = self.relaid(x, plain(last + 1))
+        order = x.layout.orders.get(last)
+        filters = self.constant(weights if order is None else weights.take(order, axis=1), name)
+        shift = np.zeros(m, np.float32) if bias is None else bias
+        result: dict[str, Any] = {"dims": (*x.dims[:-1], m), "layout": x.layout.ordered(last, None)}
+        return self.op("FULLY_CONNECTED", x, filters, shift, **result, keepNumDims=len(x.layout.axes) > 2)
+
+    def mean(self, node: ir.Node, gone: set[int], keepdims: bool) -> None:
+        """The mean over ONNX axes."""
+        x = self.input(node.inputs[0])
+        layout = x.layout if keepdims else x.layout.without(gone)
+        for axis in gone if keepdims else ():
+            layout = layout.ordered(axis, None)
+        places, y = np.array(sorted(x.layout.place(a) for a in gone), np.int32), node.outputs[0]
+        made = self.op("MEAN", x, places, dims=self.dims(y), layout=layout, keepDims=keepdims) if gone else x
+        self.give(y, made)
+
+    def concat(self, node: ir.Node, axis: int) -> None:
+        """Values side by side along an ONNX axis, in the layout of the largest that is computed."""
+        computed = [v for v in node.inputs if constant(v) is None]
+        layout = self.input(max(computed, key=lambda v: math.prod(self.dims(v)))).layout.ordered(axis, None)
+        parts: list[View] = []
+        for value in node.inputs:
+            order = None if constant(value) is not None else self.input(value).layout.orders.get(axis)
+            parts.append(self.input(value, layout.ordered(axis, order)))
+        self.give(node.outputs[0], self.concatenated(parts, axis))
+
+    def concatenated(self, parts: list[View], axis: int) -> View:
+        """Views of one layout, but for the order along the axis at which they are joined."""
+        if len(parts) == 1:
+            return parts[0]
+        order: list[int] = []
+        for part in parts:
+            own = part.layout.orders.get(axis, range(part.dims[axis]))
+            order += [len(order) + p for p in own]
+        layout, dims = parts[0].layout.ordered(axis, tuple(order)), list(parts[0].dims)
+        dims[axis] = len(order)
+        return self.op("CONCATENATION", *parts, dims=tuple(dims), layout=layout, axis=layout.place(axis))
+
+    def picked(self, view: View, axis: int, positions: NDArray[Any]) -> View:
+        """ONNX positions along an axis, which then stand in ONNX's order: the file's own order ends here."""
+        here = view.layout.orders.get(axis)
+        places = positions if here is None else np.argsort(here)[positions]
+        return self.gathered(view, axis, places, None)
+
+    def sliced(self, view: View, axis: int, begin: int, size: int) -> View:
+        """`size` positions along an ONNX axis."""
+        if size == view.dims[axis]:
+            return view
+        dims, start = list(view.dims), [0] * len(view.dims)
+        dims[axis], start[axis] = size, begin
+        corner = np.array([0 if a is None else start[a] for a in view.layout.axes], np.int32)
+        return self.op("SLICE", view, corner, np.array(view.layout.shape(tuple(dims)), np.int32), dims=tuple(dims))
+
+    # ---- layouts ---------------------------------------------------------------------------------------------------
+    def relaid(self, view: View, layout: Layout) -> View:
+        """The same value in another layout: GATHER for an order, TRANSPOSE for axes, RESHAPE if only unit axes move."""
+        orders = {a: o for a, o in layout.orders.items() if view.dims[a] != 1}
+        layout = Layout(layout.axes, orders)
+        if view.layout == layout:
+            return view
+        source = view.tensor
+        for copy in self.copies[source]:
+            if copy.layout == layout and copy.dims == view.dims:
+                return copy
+        for axis in sorted({*view.layout.orders, *orders}):
+            view = self.reordered(view, axis, orders.get(axis))
+        wanted, there = layout.moved(view.dims), view.layout.moved(view.dims)
+        if wanted != there:
+            if sorted(layout.axes, key=str) != sorted(view.layout.axes, key=str) or None in layout.axes:
+                view = self.reshaped(view, view.dims, Layout(tuple(there), orders))
+                perm, layout_now = [there.index(a) for a in wanted], Layout(tuple(wanted), orders)
+            else:
+                perm, layout_now = [view.layout.axes.index(a) for a in layout.axes], layout
+            view = self.op("TRANSPOSE", view, np.array(perm, np.int32), layout=layout_now)
+        view = self.reshaped(view, view.dims, layout)
+        self.copies[source].append(view)
+        return view
+
+    def reordered(self, view: View, axis: int, order: tuple[int, ...] | None) -> View:
+        """The same value with its positions along an axis in another order."""
+        size = view.dims[axis]
+        here = view.layout.orders.get(axis)
+        if here == order:
+            return view
+        found = np.argsort(np.arange(size) if here is None else here)
+        return self.gathered(view, axis, found[np.arange(size) if order is None else list(order)], order)
+
+    def gathered(self, view: View, axis: int, places: NDArray[Any], order: tuple[int, ...] | None) -> View:
+        """Positions of the file along an axis; they then stand in `order` of what they are in ONNX."""
+        size = (*view.dims[:axis], len(places), *view.dims[axis + 1 :])
+        layout = view.layout.ordered(axis, order)
+        index = np.asarray(places, np.int32)
+        return self.op("GATHER", view, index, dims=size, layout=layout, axis=layout.place(axis), batchDims=0)
+
+    def reshaped(self, view: View, dims: Dims, layout: Layout) -> View:
+        """The same bytes under another shape; a reshape of a reshape is one."""
+        shape = layout.shape(dims)
+        if shape == view.tensor.shape:
+            return View(view.tensor, dims, layout)
+        producer = view.tensor.producer
+        if producer is not None and producer.code == "RESHAPE":
+            view = View(producer.inputs[0], view.dims, view.layout)
+        return self.op("RESHAPE", view, np.array(shape, np.int32), dims=dims, layout=layout, newShape=list(shape))
+
+    def reshape(self, node: ir.Node) -> None:
+        """Any op that only changes the shape."""
+        x, y = node.inputs[0], node.outputs[0]
+        view = self.input(x)
+        layout = reshaped(view.layout, dims(x), dims(y))
+        if layout is None:
+            view, layout = self.relaid(view, plain(len(view.dims))), plain(len(self.dims(y)))
+        self.give(y, self.reshaped(view, self.dims(y), layout))
+
+    def plain(self, rank: int) -> Layout:
+        """ONNX's own layout."""
+        return plain(rank)
+
+    def with_last(self, view: View, axis: int) -> View:
+        """A layout in which this ONNX axis is the last in the file."""
+        if view.layout.axes[-1] == axis:
+            return view
+        rest = tuple(a for a in view.layout.axes if a != axis)
+        return self.relaid(view, Layout((*rest, axis), view.layout.orders))
+
+    def transposed(self, view: View, perm: list[int]) -> View:
+        """The axes renamed: nothing moves yet."""
+        return replace(view, dims=tuple(view.dims[a] for a in perm), layout=view.layout.transposed(perm))
+
+    # ---- windows ---------------------------------------------------------------------------------------------------
+    def padded(self, view: View, amounts: list[tuple[int, int]], filler: float = 0.0) -> View:
+        """A value with (begin, end) constants around each ONNX axis."""
+        if not any(map(any, amounts)):
+            return view
+        table = np.array([(0, 0) if a is None else amounts[a] for a in view.layout.axes], np.int32)
+        size = tuple(d + b + e for d, (b, e) in zip(view.dims, amounts, strict=True))
+        if filler == 0:
+            return self.op("PAD", view, table, dims=size)
+        return self.op("PADV2", view, table, np.array([filler], np.float32), dims=size)
+
+    def windowed(self, node: ir.Node, x: View, v: Window, filler: float | None = 0.0) -> tuple[View, dict[str, Any]]:
+        """Padding and strides of a window: SAME where it means these pads, else x padded for VALID.
+
+        filler  value of padded places; None where SAME would not count them but the node does
+        """
+        before: list[int] = []
+        after: list[int] = []
+        is_same = filler is not None
+        for i, (size, out) in enumerate(zip(x.dims[2:], self.dims(node.outputs[0])[2:], strict=True)):
+            extent, begin = (v.kernel[i] - 1) * v.dilations[i] + 1, v.pads[i]
+            end = max((out - 1) * v.strides[i] + extent - size - begin, 0)
+            total = max((-(-size // v.strides[i]) - 1) * v.strides[i] + extent - size, 0)
+            is_same &= (out, begin, end) == (-(-size // v.strides[i]), total // 2, total - total // 2)
+            before, after = [*before, begin], [*after, end]
+        if min(before) < 0:
+            self.refuse(node, f"has negative pads {v.pads}", "Crop with a Slice before it")
+        settings = {"padding": "SAME" if is_same and any(before + after) else "VALID"}
+        settings |= dict(zip(("strideH", "strideW"), planar(v.strides), strict=True))
+        if settings["padding"] == "VALID":
+            x = self.padded(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], filler or 0.0)
+        return x, settings
+
+    # ---- folding ---------------------------------------------------------------------------------------------------
+    def is_private(self, tensor: Tensor) -> bool:
+        """Whether only the node at hand reads it."""
+        alone = all(len(v.uses()) == 1 and not v.is_graph_output() for v in tensor.values)
+        return tensor.readers == 0 and bool(tensor.values) and alone
+
+    def activation(self, node: ir.Node, kind: str) -> None:
+        """RELU or RELU6, inside the op that makes its input where nothing else reads that."""
+        view = self.input(node.inputs[0])
+        made = view.tensor.producer
+        if made is not None and made.code in FUSES and ACTIVATION not in made.options and self.is_private(view.tensor):
+            made.options[ACTIVATION] = kind
+        else:
+            view = self.op(kind, view)
+        self.give(node.outputs[0], view)
+
+    def affine(self, x: ir.Value | None, scale: NDArray[Any] | None, shift: NDArray[Any]) -> View:
+        """scale·x + shift, both broadcasting to x; inside the weights that make x, if nothing else reads it."""
+        view = self.input(x)
+        made = view.tensor.producer
+        lifted = [None if p is None else p.reshape((1,) * (len(view.dims) - p.ndim) + p.shape) for p in (scale, shift)]
+        factor, term = [None if p is None else view.layout.arranged(p) for p in lifted]
+        assert term is not None
+        fits = all(p is None or p.size == p.shape[-1] for p in (factor, term)) and self.is_private(view.tensor)
+        if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
+            absorb(made, factor, term)
+            return view
+        if factor is not None:
+            view = self.op("MUL", view, factor)
+        return self.op("ADD", view, term)
+
+    def is_nonnegative(self, view: View) -> bool:
+        """Whether a value is known to be at least 0: then 0 pads a maximum as well as −∞ does."""
+        made = view.tensor.producer
+        if made is None:
+            return False
+        if made.code in ("RELU", "RELU6", "LOGISTIC") or ACTIVATION in made.options:
+            return True
+        known = (self.is_nonnegative(replace(view, tensor=t)) for t in made.inputs if t.array is None)
+        return made.code in KEEPS_SIGN and all(known)
+
+
+def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:
+    """Fold y ↦ factor·y + term into the weights and the bias of the op that makes y."""
+    x, weights, bias = made.inputs
+    assert weights.array is not None and bias.array is not None
+    shift = bias.array.astype(np.float64)
+    if factor is not None:
+        along = [-1 if a == CHANNEL_AXIS[made.code] else 1 for a in range(weights.array.ndim)]
+        scaled = weights.array * factor.astype(np.float64).reshape(-1).reshape(along)
+        weights = Tensor(scaled.shape, np.float32, weights.name, scaled)
+        shift = shift * factor.reshape(-1)
+    shift = shift + term.reshape(-1)
+    made.inputs = [x, weights, Tensor(shift.shape, np.float32, bias.name, shift)]

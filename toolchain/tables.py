@@ -1,0 +1,74 @@
+"""Rows of plain values as a terminal table, JSON, CSV or Markdown; what comes out of files is escaped in each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from toolchain.errors import printable
+
+FORMATS = ("table", "json", "csv", "md")
+
+
+def show(rows: Sequence[dict[str, Any]], form: str, title: str = "") -> None:
+    """Print rows, which all have the same keys, to stdout."""
+    if form == "json":
+        print(json.dumps(list(rows), indent=1))
+    elif form == "csv":
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(rows[0] if rows else [])
+        writer.writerows([inert(shown(v)) for v in r.values()] for r in rows)
+        print(out.getvalue(), end="")
+    elif form == "md":
+        print(markdown(rows))
+    else:
+        terminal(rows, title)
+
+
+def shown(value: Any) -> str:
+    """A value as people read it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return "×".join(str(v) for v in value)
+    return printable(str(value))
+
+
+def inert(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return "'" + text if text[:1] in "=+-@\\t\\r" and text[:1] else text
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A GitHub table."""
+    if not rows:
+        return ""
+    cells = [list(rows[0]), ["---"] * len(rows[0]), *([shown(v) for v in r.values()] for r in rows)]
+    escaped = ([c.replace("\\\\", "\\\\\\\\").replace("|", "\\\\|").replace("<", "&lt;") for c in row] for row in cells)
+    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
+
+
+def terminal(rows: Sequence[dict[str, Any]], title: str) -> None:
+    """A table for people; numbers to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for key in rows[0] if rows else ():
+        is_number = all(isinstance(r[key], (int, float, type(None))) for r in rows)
+        table.add_column(Text(key), justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(v)) for v in row.values()))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, soft_wrap=False).print(table)

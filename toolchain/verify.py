@@ -1,0 +1,89 @@
+"""The proof: two models give the same answers on real inputs, in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.compress.groups import Channels
+from toolchain.compress.surgery import mask
+from toolchain.model import Model
+from toolchain.ops.units import Ids
+from toolchain.session import run, session
+
+TOLERANCE = 1e-5  # of the largest output: float32 sums over a thousand terms round to about 1e-6
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far two models differ.
+
+    max_abs       largest |Δ| over all outputs and samples
+    max_rel       largest |Δ| of an output over its largest |y|
+    argmax_equal  samples with the same largest output; a tie within the rounding counts as equal
+    """
+
+    against: str
+    samples: int
+    max_abs: float
+    max_rel: float
+    argmax_equal: int
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Equal to float rounding, and every answer the same."""
+        return self.max_rel <= self.tolerance and self.argmax_equal == self.samples
+
+
+def compare(
+    reference: Model,
+    other: Model,
+    inputs: Mapping[str, NDArray[Any]],
+    against: str,
+    tolerance: float = TOLERANCE,
+    threads: int = 1,
+) -> Proof:
+    """Run both models on the inputs {name: [n, *s]}, batch by batch."""
+    a, b = session(reference.ir, threads), session(other.ir, threads)
+    n = len(next(iter(inputs.values())))
+    size = BATCH if reference.batch == "free" else int(reference.batch)
+    worst, peak, equal = 0.0, np.zeros(len(reference.graph.outputs)), 0
+    deltas = np.zeros(len(reference.graph.outputs))
+    for start in range(0, n - n % size if reference.batch != "free" else n, size):
+        part = {k: v[start : start + size] for k, v in inputs.items()}
+        for i, (y, z) in enumerate(zip(run(a, part), run(b, part), strict=True)):
+            delta = np.abs(y.astype(np.float64) - z)
+            deltas[i] = max(deltas[i], float(np.nan_to_num(delta, nan=np.inf).max(initial=0)))
+            peak[i] = max(peak[i], float(np.abs(y).max(initial=0)))
+            if i == 0:
+                equal += same_answers(y, z, 2 * float(delta.max(initial=0)))
+    worst = float(deltas.max(initial=0))
+    relative = float((deltas / np.maximum(peak, 1e-30)).max(initial=0))
+    return Proof(against, n, worst, relative, equal, tolerance)
+
+
+def same_answers(y: NDArray[Any], z: NDArray[Any], rounding: float) -> int:
+    """Samples whose largest output is the same, or tied within the rounding."""
+    y, z = y.reshape(len(y), -1), z.reshape(len(z), -1)
+    chosen = np.take_along_axis(y, z.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return int((chosen >= y.max(axis=1) - rounding).sum())
+
+
+def prove(
+    model: Model, channels: Channels, removed: Ids, pruned: Model, inputs: Mapping[str, NDArray[Any]], threads: int = 1
+) -> Proof:
+    """That the pruned model equals the masked original."""
+    return compare(mask(model, channels, removed), pruned, inputs, "masked original", threads=threads)
+
+
+def probes(model: Model, n: int = 16, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Seeded standard normal inputs, where no samples are at hand, [n, *s] each."""
+    generator = np.random.default_rng(seed)
+    count = n if model.batch == "free" else int(model.batch) * max(1, n // int(model.batch))
+    return {name: generator.standard_normal((count, *shape)).astype(np.float32) for name, shape in model.inputs.items()}
