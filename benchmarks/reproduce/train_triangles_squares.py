@@ -31,7 +31,7 @@ from toolchain.shipped import triangles_squares_path
 from toolchain.synthetic import CLASSES, triangles_squares
 
 SIZE = 32
-EPOCHS, EPOCH_IMAGES, BATCH, RATE = 6, 20_000, 64, 1e-3
+EPOCHS, EPOCH_IMAGES, BATCH, RATE, DROPOUT = 6, 20_000, 64, 1e-3, 0.1
 # Seeds of triangles_squares: epoch e of run s draws from 1000 (s + 1) + e, so that all below 1000 stay unseen.
 TEST_SEED, TEST_IMAGES = 0, 10_000
 
@@ -67,10 +67,11 @@ class Network(nn.Module):
         return values[self.steps[-1].name]
 
 
-def network() -> Network:
+def network(dropout: float) -> Network:
     """[n, 1, 32, 32] -> logits [n, 2]; 196,418 parameters and 704 running statistics.
 
     conv1-pool1-conv2-(conv3-conv4 + skip)-pool2-depthwise-pointwise-pool3-flatten 1024-dense1 96-dense2 2
+    dropout  share of whole channels zeroed before conv2, conv3, conv4, conv5 and dense1, in training only
     """
     conv = lambda fan_in, fan_out, kernel, **more: nn.Conv2d(
         fan_in, fan_out, kernel, padding=kernel // 2, bias=False, **more
@@ -79,16 +80,21 @@ def network() -> Network:
         (
             *conv_block(1, "image", conv(1, 32, 3)),
             Step("pool1", ("relu1",), nn.MaxPool2d(2)),
-            *conv_block(2, "pool1", conv(32, 64, 3)),
-            *conv_block(3, "relu2", conv(64, 64, 3)),
-            *conv_block(4, "relu3", conv(64, 64, 3))[:2],
-            Step("add", ("relu2", "bn4"), Add()),
+            Step("drop1", ("pool1",), nn.Dropout2d(dropout)),
+            *conv_block(2, "drop1", conv(32, 64, 3)),
+            Step("drop2", ("relu2",), nn.Dropout2d(dropout)),
+            *conv_block(3, "drop2", conv(64, 64, 3)),
+            Step("drop3", ("relu3",), nn.Dropout2d(dropout)),
+            *conv_block(4, "drop3", conv(64, 64, 3))[:2],
+            Step("add", ("drop2", "bn4"), Add()),
             Step("relu4", ("add",), nn.ReLU()),
             Step("pool2", ("relu4",), nn.MaxPool2d(2)),
-            *conv_block(5, "pool2", conv(64, 64, 3, groups=64)),
+            Step("drop4", ("pool2",), nn.Dropout2d(dropout)),
+            *conv_block(5, "drop4", conv(64, 64, 3, groups=64)),
             *conv_block(6, "relu5", conv(64, 64, 1)),
             Step("pool3", ("relu6",), nn.MaxPool2d(2)),
-            Step("flatten", ("pool3",), nn.Flatten()),
+            Step("drop5", ("pool3",), nn.Dropout2d(dropout)),
+            Step("flatten", ("drop5",), nn.Flatten()),
             Step("dense1", ("flatten",), nn.Linear(64 * 4 * 4, 96)),
             Step("relu7", ("dense1",), nn.ReLU()),
             Step("dense2", ("relu7",), nn.Linear(96, len(CLASSES))),
@@ -135,9 +141,13 @@ def to_onnx(name: str, steps: tuple[Step, ...], image: tuple[int, ...], n_classe
 
     Step s becomes node s with output "s.out" (the last: "logits"), parameter p of it initializer "s.p".
     """
-    values = {step.name: f"{step.name}.out" for step in steps} | {"image": "image", steps[-1].name: "logits"}
+    values = {"image": "image"}
     nodes, parameters = [], []
     for step in steps:
+        if isinstance(step.layer, nn.Dropout | nn.Dropout2d):  # the identity, in inference
+            values[step.name] = values[step.inputs[0]]
+            continue
+        values[step.name] = "logits" if step is steps[-1] else f"{step.name}.out"
         op, attributes = OPS[type(step.layer)]
         held = {f"{step.name}.{p}": t for p in PARAMETERS if (t := getattr(step.layer, p, None)) is not None}
         inputs = [*(values[source] for source in step.inputs), *held]
@@ -195,12 +205,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=triangles_squares_path())
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--dropout", type=float, default=DROPOUT, help="share of channels zeroed in training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="the result depends on it in the last bits")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
-    net = network()
+    net = network(chosen.dropout)
     train(net, chosen.seed, chosen.epochs)
     onnx.save(to_onnx("triangles_squares", net.eval().steps, (1, SIZE, SIZE), len(CLASSES)), chosen.out)
     print(f"{chosen.out}  {chosen.out.stat().st_size} bytes  trained with seed {chosen.seed}")

@@ -51,7 +51,7 @@ class Attribution:
     is_live   units that were not 0 for every sample, [i]
     residual  Σ |Σ_i A_ij − (F_j(h) − F_j(0))| over samples, [j]
     change    Σ |F_j(h) − F_j(0)|, [j]
-    steps     nodes of the Gauss-Legendre rule
+    steps     nodes of the quadrature
     """
 
     cut: str
@@ -102,10 +102,15 @@ class Attribution:
         return float(np.max(self.residual / np.maximum(self.change, 1e-12)))
 
 
-def gauss_legendre(steps: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Nodes and weights on [0, 1], [A] each: exact for polynomials of degree 2A − 1."""
+def quadrature(steps: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Gauss-Legendre nodes in t with α = t², and weights for dα = 2t dt, [A] each; exact for degree A − 1 in α.
+
+    A softmax saturates along the ray, so that most of the change lies near α = 0; the square moves nodes there. On a
+    network with logits of several hundred 32 such nodes do what 256 equal to them in α do, elsewhere both are alike.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
+    t = (nodes + 1) / 2
+    return (t * t).astype(np.float32), (t * weights).astype(np.float32)
 
 
 def attribute(
@@ -183,7 +188,7 @@ def refined(
     pick = np.linspace(0, len(labels) - 1, min(PILOT, len(labels))).astype(int)
     pilot = {k: v[pick] for k, v in inputs.items()}
     while True:
-        nodes = gauss_legendre(steps)
+        nodes = quadrature(steps)
         if chunk(region, pilot, labels[pick], nodes).gap <= tolerance or 2 * steps > MOST_NODES:
             return nodes
         steps *= 2

@@ -112,7 +112,7 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
             expected[g.name] = sum(onto_units(g, e.channels, c, a, f.conditional) for c, a, f in parts)  # type: ignore[assignment]
     facts = {
         "target": "classes" if e.per_class else "loss",
-        "rule": "gradient at h" if at_h_only else "gauss-legendre",
+        "rule": "gradient at h" if at_h_only else "Gauss-Legendre, α = t²",
         "baseline": 0,
         "steps": max((f.steps for f in found), default=0),
         "completeness_gap": None if at_h_only else max((f.gap for f in found), default=0.0),

@@ -156,7 +156,7 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     origin: dict[ir.Value, ir.Value] = {}
     if any(rays[v] is Ray.AFFINE for v in fronts):  # v(0) is the same for every sample unless context flows in
         zero = g.op("Mul", h, g.f32(0)) if context else g.f32(np.zeros((1, *dims(tail.cut)[1:])))
-        zero.shape = renamed(tail.cut.shape, "Z")
+        zero.shape, zero.dtype = renamed(tail.cut.shape, "Z"), ir.DataType.FLOAT
         origin = {tail.cut: zero} | context
         writer.copy(ancestors(straight, [v for v in fronts if rays[v] is Ray.AFFINE]), origin, "zero/", "Z")
 

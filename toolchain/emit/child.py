@@ -1,7 +1,7 @@
 """Runs a TFLite file on the LiteRT runtime, in a process of its own: a malformed file can take the runtime down.
 
-child.py MODEL FEEDS.npz OUTPUTS.npz THREADS. Arrays are in ONNX's axes; the file's metadata says how it permutes them. The
-script imports nothing of the toolchain, so that it starts in a fraction of a second.
+child.py MODEL FEEDS.npz OUTPUTS.npz THREADS. Arrays are in ONNX's axes; the file's metadata says how it permutes them.
+The script imports nothing of the toolchain, so that it starts in a fraction of a second.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ from toolchain.errors import Unsupported
 from toolchain.model import Model
 
 LARGEST = 2**31 - 2**20  # a flatbuffer's offsets are 31 bits
-SHARED = 2**16  # bytes from which equal constants are stored once; small ones stay apart, for a quantiser's scales
 LAYOUT = "jettison.layout"  # name of the metadata entry that says how inputs and outputs are permuted
 OPTIONS = {  # name of an op's options where it is not the op's own in the other spelling
     **{
@@ -213,7 +212,7 @@ def name_all(writer: Writer, tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         if tensor in fixed:
             continue
-        stem = str(tensor.values[-1].name) if tensor.values else tensor.name
+        stem = str(tensor.values[-1].name) if tensor.values else tensor.stem
         name, count = stem, 1
         while name in taken:
             count += 1
@@ -223,16 +222,18 @@ def name_all(writer: Writer, tensors: Iterable[Tensor]) -> None:
 
 
 def held(tensors: Iterable[Tensor]) -> tuple[list[Aligned], list[int]]:
-    """Buffers, equal large constants once, and the buffer of each tensor; 0 is the empty one."""
-    buffers, known, numbers = [Aligned()], dict[tuple[Any, bytes], int](), list[int]()
+    """Buffers, shared parameters once, and the buffer of each tensor; 0 is the empty one.
+
+    Equal floats of different names stay apart: a quantiser gives each its own scale.
+    """
+    buffers, known, numbers = [Aligned()], dict[tuple[str, bytes], int](), list[int]()
     for tensor in tensors:
         if tensor.array is None:
             numbers.append(0)
             continue
         array = np.ascontiguousarray(tensor.array, tensor.dtype)
-        key = (tensor.dtype, sha256(array).digest())
-        is_shared = key in known and (array.nbytes >= SHARED or tensor.dtype is np.int32)
-        if not is_shared:
+        key = ("" if tensor.dtype is np.int32 else tensor.stem, sha256(array).digest())
+        if key not in known:
             known[key] = len(buffers)
             buffers.append(Aligned(array))
         numbers.append(known[key])

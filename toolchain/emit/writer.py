@@ -34,11 +34,14 @@ FILE_TYPES = {
 
 @dataclass(eq=False)
 class Tensor:
-    """A file tensor: a constant if it has an array (held in float64 while more is folded into it)."""
+    """A file tensor: a constant if it has an array (held in float64 while more is folded into it).
+
+    stem  what it is called, if no ONNX value is at hand and no other tensor is called so
+    """
 
     shape: Dims
     dtype: Any
-    name: str = ""
+    stem: str = ""
     array: NDArray[Any] | None = None
     producer: Operation | None = None
     values: list[ir.Value] = field(default_factory=list[ir.Value])
@@ -406,7 +409,7 @@ def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> 
     if factor is not None:
         along = [-1 if a == CHANNEL_AXIS[made.code] else 1 for a in range(weights.array.ndim)]
         scaled = weights.array * factor.astype(np.float64).reshape(-1).reshape(along)
-        weights = Tensor(scaled.shape, np.float32, weights.name, scaled)
+        weights = Tensor(scaled.shape, np.float32, weights.stem, scaled)
         shift = shift * factor.reshape(-1)
     shift = shift + term.reshape(-1)
-    made.inputs = [x, weights, Tensor(shift.shape, np.float32, bias.name, shift)]
+    made.inputs = [x, weights, Tensor(shift.shape, np.float32, bias.stem, shift)]

@@ -82,7 +82,7 @@ def hardsigmoid_lite(w: Any, n: ir.Node) -> None:
 def clip_lite(w: Any, n: ir.Node) -> None:
     """RELU or RELU6 where the bounds are theirs."""
     low, high = (w.parameter(n, i) for i in (1, 2))
-    bounds = (None if low is None else float(low), None if high is None or high == np.inf else float(high))
+    bounds = tuple(None if v is None or np.isinf(v).all() else v.item() for v in (low, high))
     if bounds in ((0.0, 6.0), (0.0, None)):
         return w.activation(n, "RELU6" if bounds[1] else "RELU")
     x = w.input(n.inputs[0])
