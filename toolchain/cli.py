@@ -159,7 +159,7 @@ def demo(context: click.Context, out: Path, budget: str, force: bool) -> None:
         loaded,
         generated("calibration", 512, 20001),
         held_out,
-        {"budget": budget, "out": out, "force": force},
+        {"budget": budget, "out": out, "force": force, "samples": 64},
     )
 
 

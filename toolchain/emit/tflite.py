@@ -6,6 +6,7 @@ bytes as the runtimes on microcontrollers need them. The same model gives the sa
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable
@@ -166,7 +167,7 @@ def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
     ends = [v.tensor for v in writer.inputs.values()], [writer.views[v].tensor for v in writer.graph.outputs]
     tensors = list(dict.fromkeys([*ends[0], *(t for o in writer.operations for t in (*o.inputs, o.output))]))
     number = {t: i for i, t in enumerate(tensors)}
-    name_all(writer, tensors)
+    names = names_of(writer, tensors)
     buffers, where_held = held(tensors)
     if sum(b.array.nbytes for b in buffers if b.array is not None) > LARGEST:
         raise Unsupported("the weights exceed 2 GiB, which a TFLite file cannot hold", way_out="Export to onnx")
@@ -177,14 +178,14 @@ def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
     graph = schema.SubGraphT(
         name="main",
         tensors=[
-            schema.TensorT(name=t.name, shape=list(t.shape), type=types[t.dtype], buffer=b, hasRank=True)
+            schema.TensorT(name=names[t], shape=list(t.shape), type=types[t.dtype], buffer=b, hasRank=True)
             for t, b in zip(tensors, where_held, strict=True)
         ],
         inputs=[number[t] for t in ends[0]],
         outputs=[number[t] for t in ends[1]],
         operators=[operator(schema, o, codes.index((o.code, version(o))), number) for o in writer.operations],
     )
-    maps = [[schema.TensorMapT(name=t.name, tensorIndex=number[t]) for t in side] for side in ends]
+    maps = [[schema.TensorMapT(name=names[t], tensorIndex=number[t]) for t in side] for side in ends]
     entries = [schema.MetadataT(name=k, buffer=len(buffers) + i) for i, k in enumerate(metadata)]
     buffers += [Aligned(np.frombuffer(text.encode(), np.uint8)) for text in metadata.values()]
     builder = flatbuffers.Builder(sum(b.array.nbytes + 64 for b in buffers if b.array is not None) + (1 << 16))
@@ -201,24 +202,18 @@ def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
     return bytes(builder.Output())
 
 
-def name_all(writer: Writer, tensors: Iterable[Tensor]) -> None:
+def names_of(writer: Writer, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
     """Unique names; those of inputs and outputs are ONNX's."""
-    taken: set[str] = set()
-    fixed = {writer.inputs[v].tensor: str(v.name) for v in writer.graph.inputs}
-    fixed |= {writer.views[v].tensor: str(v.name) for v in writer.graph.outputs}
-    for tensor, name in fixed.items():
-        tensor.name = name
-        taken.add(name)
+    names = {writer.inputs[v].tensor: str(v.name) for v in writer.graph.inputs}
+    names |= {writer.views[v].tensor: str(v.name) for v in writer.graph.outputs}
+    taken = set(names.values())
     for tensor in tensors:
-        if tensor in fixed:
-            continue
-        stem = str(tensor.values[-1].name) if tensor.values else tensor.stem
-        name, count = stem, 1
-        while name in taken:
-            count += 1
-            name = f"{stem}.{count}"
-        tensor.name = name
-        taken.add(name)
+        if tensor not in names:
+            stem = str(tensor.values[-1].name) if tensor.values else tensor.stem
+            fresh = (f"{stem}.{i}" if i else stem for i in itertools.count())
+            names[tensor] = next(n for n in fresh if n not in taken)
+            taken.add(names[tensor])
+    return names
 
 
 def held(tensors: Iterable[Tensor]) -> tuple[list[Aligned], list[int]]:

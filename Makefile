@@ -1,0 +1,35 @@
+# make demo   compress the shipped network; a fresh machine needs Python 3.11 and a package index, nothing else
+# make test   the test suite
+# make lint   style, types, import floors
+# make oracles  adds torch and captum, which some tests compare with (they are skipped without)
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test lint oracles clean
+demo: .venv/core
+	$(BIN)/jettison demo -o demo-out --force
+
+test: .venv/test
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright
+
+oracles: .venv/test
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q --no-deps captum==0.9.0
+
+.venv/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/test: .venv/core
+	$(BIN)/pip install -q -c constraints.txt -e .[test,lint]
+	touch $@
+
+clean:
+	rm -rf .venv demo-out build *.egg-info
