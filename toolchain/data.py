@@ -1,4 +1,4 @@
-"""Labelled samples: .npz, a folder for each class, or a .csv of file,label; checked against the model that reads them."""
+"""Labelled samples: .npz, a folder for each class, or a .csv of file,label; checked against their model."""
 
 from __future__ import annotations
 

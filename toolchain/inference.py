@@ -48,7 +48,7 @@ def infer(
     known = {v: Known(v.dtype, s) for v, s in inputs.items()}
     for v in graph.initializers.values():
         assert v.const_value is not None
-        known[v] = Known(v.const_value.dtype, tuple(int(d) for d in v.const_value.shape), None)
+        known[v] = Known(v.const_value.dtype, tuple(v.const_value.shape.numpy()), None)
     batch = next(iter(inputs.values()), (1,))[0] if inputs else 1
     carries = set(inputs)
     for node in graph:
@@ -56,7 +56,7 @@ def infer(
         if any(v in carries for v in node.inputs):
             carries.update(node.outputs)
             if exported_batch and node.op_type == "Reshape":
-                took[1:2] = [rebatched(node, took[0], exported_batch, batch)] or took[1:2]
+                took[1] = rebatched(node, took[0], exported_batch, batch)
         for value, found in zip(node.outputs, outputs_of(node, took), strict=False):
             known[value] = found
     for v in graph.initializers.values():
@@ -172,7 +172,7 @@ def cached_inference(
     try:
         schema = onnx.defs.get_schema(op_type, version, "")
     except onnx.defs.SchemaError:
-        return [None] * outputs
+        return list[tuple[int, tuple[int, ...]] | None]([None] * outputs)
     node = onnx.NodeProto(op_type=op_type, output=[f"y{i}" for i in range(outputs)])
     node.input.extend("" if t is None else f"x{i}" for i, t in enumerate(types))
     node.attribute.extend(onnx.AttributeProto.FromString(b) for _, b in attributes)

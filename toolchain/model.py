@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from toolchain.errors import BadInput, Unsupported, UsageError
 from toolchain.files import write_atomic
@@ -51,7 +52,7 @@ class Model:
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Shape of each input without its batch axis."""
-        return {str(v.name): tuple(int(d) for d in (v.shape or ())[1:]) for v in self.graph.inputs}
+        return {str(v.name): tuple(d for d in list(v.shape or ())[1:] if isinstance(d, int)) for v in self.graph.inputs}
 
     def with_ir(self, changed: ir.Model) -> Model:
         """This model with another graph."""
@@ -76,8 +77,8 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
 
     shapes  input name -> full shape with its batch, for inputs that the file leaves open
 
-    Raises BadInput for what is not a sound ONNX file, Unsupported for an opset outside 7…26, UsageError where an input's
-    shape is open.
+    Raises BadInput for what is not a sound ONNX file, Unsupported for an opset outside 7…26, UsageError where the shape
+    of an input is open.
     """
     path = Path(path)
     proto, sha256 = read_proto(path)
@@ -161,7 +162,7 @@ def own_parameters(graph: ir.Graph) -> None:
         for use in uses[1:]:
             fresh[str(value.name)] += 1
             name = f"{value.name}.{fresh[str(value.name)]}"
-            copy = ir.Value(name=name, const_value=tensor, shape=value.shape, type=value.type)
+            copy = parameter(name, tensor)
             graph.initializers[name] = copy
             use.node.replace_input_with(use.idx, copy)
 
@@ -179,13 +180,20 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     return node.attributes["value"].as_tensor() if "value" in node.attributes else None
 
 
+def parameter(name: str, array: NDArray[Any] | ir.TensorProtocol) -> ir.Value:
+    """A new initializer, not yet part of a graph."""
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name) if isinstance(array, np.ndarray) else array
+    shape = ir.Shape([int(d) for d in tensor.shape.numpy()])
+    return ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
+
+
 def hold(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
     """Replace a computed value by an initializer of the same name and drop its node."""
     assert tensor is not None
     node = value.producer()
     assert node is not None
     name = value.name
-    held = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    held = parameter(str(name), tensor)
     ir.convenience.replace_all_uses_with(value, held, replace_graph_outputs=True)
     value.name = f"{name}.folded"
     graph.initializers[str(name)] = held
@@ -241,7 +249,12 @@ def apply(graph: ir.Graph, two: dict[ir.Value, Known], three: dict[ir.Value, Kno
                 write_shape(value, two[value], three[value])
         target = node.inputs[1] if node.op_type == "Reshape" and node.domain == "" else None
         if target is not None:
-            free_target(graph, node, target, two, three)
+            free_target(graph, node, target)
+    fold(graph, two, three)
+
+
+def fold(graph: ir.Graph, two: dict[ir.Value, Known], three: dict[ir.Value, Known]) -> None:
+    """Turn values that are equal in both walks into initializers, and drop what nothing reads any more."""
     for node in reversed(list(graph)):
         for value in node.outputs:
             a, b = two.get(value), three.get(value)
@@ -258,7 +271,7 @@ def apply(graph: ir.Graph, two: dict[ir.Value, Known], three: dict[ir.Value, Kno
 
 def write_shape(value: ir.Value, two: Known, three: Known) -> None:
     """Static where both walks agree, k·N where the size is k times the batch, else unknown."""
-    value.dtype = two.dtype
+    value.type = None if two.dtype is None else ir.TensorType(two.dtype)
     if two.shape is None or three.shape is None or len(two.shape) != len(three.shape):
         value.shape = None
         return
@@ -274,9 +287,7 @@ def write_shape(value: ir.Value, two: Known, three: Known) -> None:
     value.shape = ir.Shape(sizes)
 
 
-def free_target(
-    graph: ir.Graph, node: ir.Node, target: ir.Value, two: dict[ir.Value, Known], three: dict[ir.Value, Known]
-) -> None:
+def free_target(graph: ir.Graph, node: ir.Node, target: ir.Value) -> None:
     """Give a Reshape whose output has one batch dimension a constant target with -1 there."""
     shape = node.outputs[0].shape
     if shape is None or sum(not isinstance(d, int) for d in shape) > 1:
@@ -290,8 +301,6 @@ def free_target(
     if (wanted == 0).any():
         return
     name = f"{node.outputs[0].name}.shape"
-    value = ir.Value(
-        name=name, const_value=ir.tensor(wanted), shape=ir.Shape([len(wanted)]), type=ir.TensorType(ir.DataType.INT64)
-    )
+    value = parameter(name, wanted)
     graph.initializers[name] = value
     node.replace_input_with(1, value)

@@ -86,8 +86,8 @@ class Log:
 def compress(job: Job, model: Model, say: Callable[[str, str, float], None], progress: Progress) -> dict[str, Any]:
     """Do the whole job on a loaded model; returns the report, whose files lie in `job.out`.
 
-    Raises any JettisonError of its stages before a file of the result is written; a failed proof, emission or latency is
-    a failed check of the report (exit code 1), and its files are written for whoever has to find out why.
+    Raises any JettisonError of its stages before a file of the result is written; a failed proof, emission or latency
+    is a failed check of the report (exit code 1), and its files are written for whoever has to find out why.
     """
     log = Log(say)
     results = outputs_of(job)
@@ -231,7 +231,10 @@ def accuracy_row(samples: Samples, before: Accuracy, pruned: Accuracy, recovered
         "after_recover": None if recovered is None else recovered.share,
         "after_retrain": None,
         "per_class": [
-            {"class": names.get(k, str(k)), "n": n, "before": share(before, k), "after_prune": share(pruned, k), "after_recover": share(recovered, k)}
+            {
+                "class": names.get(k, str(k)), "n": n, "before": share(before, k),
+                "after_prune": share(pruned, k), "after_recover": share(recovered, k),
+            }
             for k, (n, _) in before.per_class.items()
         ],
     }  # fmt: skip

@@ -50,13 +50,10 @@ def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
         value = values[name]
         if value.is_graph_input():  # an input is no legal output: hand on a copy of it
             node = ir.node("Identity", [value], name=f"jettison/copy/{name}")
-            node.outputs[0].name, node.outputs[0].shape, node.outputs[0].dtype = (
-                f"jettison/copy/{name}",
-                value.shape,
-                value.dtype,
-            )
+            copy = node.outputs[0]
+            copy.name, copy.shape, copy.type = f"jettison/copy/{name}", value.shape, value.type
             clone.graph.append(node)
-            value = node.outputs[0]
+            value = copy
         clone.graph.outputs.append(value)
     kept = set(clone.graph.outputs)
     for node in reversed(list(clone.graph)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from pathlib import Path
 
 import numpy as np
@@ -89,46 +90,53 @@ def load_external(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def check_graph(proto: onnx.ModelProto, path: Path) -> None:
-    """Every input of a node is made before it is used (unsorted nodes are sorted), once, and tensors hold what they say."""
+    """Tensors hold what they say, values are made once and before they are used; unsorted nodes are sorted."""
     graph = proto.graph
     if not graph.output:
         raise BadInput("the graph has no output", str(path))
     for tensor in graph.initializer:
         check_tensor(tensor, path)
-    made = (
-        {i.name for i in graph.input}
-        | {t.name for t in graph.initializer}
-        | {t.values.name for t in graph.sparse_initializer}
-        | {""}
-    )
-    waiting, order = list(graph.node), []
-    for node in waiting:
-        for name in node.output:
-            if name and name in made:
-                raise BadInput(f"value '{name}' is made twice", str(path))
-    produced = set(made)
-    while waiting:
-        ready, left = [], []
-        for node in waiting:
-            if all(i in produced for i in node.input):
-                ready.append(node)
-                for name in node.output:
-                    if name and name in produced:
-                        raise BadInput(f"value '{name}' is made twice", str(path))
-                produced.update(node.output)
-            else:
-                left.append(node)
-        if not ready:
-            raise BadInput(stuck(left, produced), str(path))
-        order += ready
-        waiting = left
+    given = {i.name for i in graph.input} | {t.name for t in graph.initializer} | {""}
+    given |= {t.values.name for t in graph.sparse_initializer}
+    made: set[str] = set()
+    for name in (name for node in graph.node for name in node.output if name):
+        if name in made or name in given:
+            raise BadInput(f"value '{name}' is made twice", str(path))
+        made.add(name)
+    order = sorted_nodes(graph, given, path)
     if any(a is not b for a, b in zip(order, graph.node, strict=True)):
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
         del graph.node[:]
         graph.node.extend(copies)
     for output in graph.output:
-        if output.name not in produced:
+        if output.name not in made and output.name not in given:
             raise BadInput(f"output '{output.name}' is never made", str(path))
+
+
+def sorted_nodes(graph: onnx.GraphProto, given: set[str], path: Path) -> list[onnx.NodeProto]:
+    """The nodes in an order in which every input is there (Kahn 1962); the file's own order where that is one."""
+    ready = set(given)
+    missing: dict[int, int] = {}
+    readers: dict[str, list[int]] = {}
+    for i, node in enumerate(graph.node):
+        missing[i] = len(absent := set(node.input) - given)
+        for name in absent:
+            readers.setdefault(name, []).append(i)
+    queue = [i for i, count in missing.items() if not count]
+    heapq.heapify(queue)
+    order: list[onnx.NodeProto] = []
+    while queue:
+        node = graph.node[heapq.heappop(queue)]
+        order.append(node)
+        for name in node.output:
+            ready.add(name)
+            for i in readers.pop(name, ()):
+                missing[i] -= 1
+                if not missing[i]:
+                    heapq.heappush(queue, i)
+    if len(order) < len(graph.node):
+        raise BadInput(stuck([graph.node[i] for i, count in missing.items() if count], ready), str(path))
+    return order
 
 
 def stuck(left: list[onnx.NodeProto], produced: set[str]) -> str:

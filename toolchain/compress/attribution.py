@@ -161,7 +161,12 @@ def attribute(
         )
         found.append(
             swept(
-                tail, inputs, labels, nodes, max_memory, lambda d, t, n=number: progress(cut, n * t + d, len(cuts) * t)
+                tail,
+                inputs,
+                labels,
+                nodes,
+                max_memory,
+                lambda d, t, n=number, c=cut: progress(c, n * t + d, len(cuts) * t),
             )
         )
     return found

@@ -90,7 +90,7 @@ def onto_units(group: Group, channels: Channels, cut: str, axis: int, per_positi
     index[group.units] = np.arange(len(group))
     mine = index[labels] >= 0
     out = np.zeros((*per_position.shape[:-1], len(group)))
-    np.add.at(out, (..., index[labels][mine]), per_position[..., mine])
+    np.add.at(out.T, index[labels][mine], per_position[..., mine].T)
     return out
 
 
@@ -124,7 +124,7 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
 def integrated_gradients(e: Evidence) -> Scored:
     """Rank by −E[A of the loss] on dense layers (eq. 6), by E|A of the loss| on channels and their places.
 
-    The sign misleads there: half of the places of a channel speak against the right class by a little (benchmarks/RESULTS.md).
+    The sign misleads there: half of the places of a channel speak against the right class by a little.
     """
     return attributed(e, lambda g, a: a.rank if g.kind == "dense" else a.expected_absolute[-1])
 

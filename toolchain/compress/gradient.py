@@ -3,11 +3,11 @@
 F = G∘H, h = H(x), baseline 0:   A_ij = h_i ∫₀¹ ∂G_j(αh)/∂h_i dα.
 
 Behind the cut the tail G starts with a straight part S: values that are affine in α along the ray αh (affine ops), or
-positively homogeneous without a bias since the cut (Relu, MaxPool). There v(α) = v(0) + α(v(h) − v(0)) and the Jacobian
+positively homogeneous without a bias since the cut (Relu, MaxPool). There v(α) = v(0) + α(v(h) − v(0)), the Jacobian
 does not depend on α, so S runs once per sample, is interpolated where the curved part C begins, and the gradients are
 summed over α before they go back through Sᵀ: the first and largest layer costs once per image, not once per node.
 
-K cotangents ride through one forward pass: softmax output j has p_j(e_j − p) at the logits, the loss −log p_y has p − y.
+K cotangents ride through one forward pass: p_j(e_j − p) at the logits for softmax output j, p − y for −log p_y.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.errors import Unsupported
-from toolchain.model import BATCH, Model
+from toolchain.model import BATCH, Model, parameter
 from toolchain.ops.table import Ray, dims, find, where
 from toolchain.ops.tape import PREFIX, Tape
 
@@ -240,7 +240,7 @@ class Writer:
                 name=f"{PREFIX}{stem}{node.name}",
             )
             for old, new in zip(node.outputs, copy.outputs, strict=True):
-                new.name, new.dtype, new.shape = f"{PREFIX}{stem}{old.name}", old.dtype, renamed(old.shape, batch)
+                new.name, new.type, new.shape = f"{PREFIX}{stem}{old.name}", old.type, renamed(old.shape, batch)
                 values[old] = new
             self.tape.nodes.append(copy)
 
@@ -248,9 +248,7 @@ class Writer:
         """The network's parameter in this graph; its data is shared, not copied."""
         if value not in self.parameters:
             assert value.const_value is not None
-            self.parameters[value] = ir.Value(
-                name=value.name, const_value=value.const_value, shape=value.shape, type=value.type
-            )
+            self.parameters[value] = parameter(str(value.name), value.const_value)
         return self.parameters[value]
 
     def finish(self, outputs: Sequence[tuple[ir.Value, str, Sequence[int | str]]]) -> ir.Model:
@@ -334,7 +332,7 @@ def backward(
     seeds: dict[ir.Value, ir.Value],
     wanted: Sequence[ir.Value],
 ) -> dict[ir.Value, ir.Value]:
-    """Reverse mode over copied nodes: cotangents of `wanted` from those of `seeds`, all keyed by the network's values."""
+    """Reverse mode over copied nodes: cotangents of `wanted` from those of `seeds`, keyed by the network's values."""
     moving = set(wanted)
     for node in nodes:
         if any(v in moving for v in node.inputs):

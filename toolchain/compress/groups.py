@@ -132,7 +132,9 @@ def label(graph: ir.Graph, choices: dict[Hashable, int]) -> Units:
 
 def freeze_untouched(units: Units, value: ir.Value | None, reason: str) -> None:
     """Freeze the axes of a node's value that its rule did not mention."""
-    for axis in range(len(value.shape)) if value is not None and value.shape is not None else ():
+    if value is None or value.shape is None:
+        return
+    for axis in range(len(value.shape)):
         if (value, axis) not in units.touched:
             units.freeze(value, axis, reason)
 

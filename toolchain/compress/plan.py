@@ -1,37 +1,33 @@
 """Which units stay: the cheapest loss of importance that meets a budget.
 
-Within a group units go in order of their score, dead ones first. Between groups the plan keeps the product over groups
-of the weight that stays as large as it can: units go where −Δlog(weight) per freed cost is least, a Lagrangian relaxation
-whose multiplier is found by bisection on exact costs. Widths keep to multiples that the runtime's kernels like.
+Within a group units go in order of their score, dead ones first; how many go from which group is `allocation`'s choice.
+Widths keep to multiples that the runtime's kernels like.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain import profile
+from toolchain.compress.allocation import Search, losses
+from toolchain.compress.costing import COUNTERS, Costing, costing
 from toolchain.compress.groups import Channels, Group
 from toolchain.errors import BadInput, OutOfReach, UsageError
 from toolchain.files import check_new, write_text
 from toolchain.model import Model
-from toolchain.ops.table import Shape, dims
 from toolchain.ops.units import Ids
 from toolchain.validate import read_bytes
 
 BYTES = {"": 1, "B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
 COUNTS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 TERMS = {"params": COUNTS, "macs": COUNTS, "flash": BYTES, "ram": BYTES, "units": {}}
-SLACK = 0.01  # a budget is met from below, within 1 %
-STAGES = 6
 
 
 @dataclass(frozen=True)
@@ -95,91 +91,9 @@ def parse_budget(text: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-# ---- costs of widths that are not cut yet --------------------------------------------------------------------------
-GATHER_BYTES = 160  # the node that picks places behind a flatten, without its names
-
-COUNTERS = ("params", "macs", "flash", "ram")
-
-
-@dataclass(frozen=True)
-class Costing:
-    """Costs as a function of how many units of each group go.
-
-    parts      value -> (axis, positions that a unit of each group has there, [g])
-    nested     (outer group, inner group, places): a channel takes this many places behind a flatten along
-    structure  bytes of the file around its tensors
-    """
-
-    model: Model
-    groups: tuple[Group, ...]
-    parts: dict[ir.Value, list[tuple[int, NDArray[np.int64]]]]
-    nested: tuple[tuple[int, int, int], ...]
-    structure: int
-
-    def with_places(self, removed: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Counts of units that really go, [g]: at least the places of the channels that go."""
-        removed = removed.copy()
-        for outer, inner, places in self.nested:
-            removed[inner] = max(removed[inner], removed[outer] * places)
-        return removed
-
-    def shape(self, removed: NDArray[np.int64]) -> Shape:
-        """Dimensions of a value after this many units of each group are gone, [g]."""
-
-        def of(value: ir.Value) -> tuple[int, ...]:
-            size = list(dims(value))
-            for axis, positions in self.parts.get(value, ()):
-                size[axis] -= int(positions @ removed)
-            return tuple(size)
-
-        return of
-
-    def costs(self, removed: NDArray[np.int64], quantities: Sequence[str] = COUNTERS) -> NDArray[np.float64]:
-        """The quantities when these many units are asked to go, [q]."""
-        removed = self.with_places(removed)
-        shape = self.shape(removed)
-        count = {
-            "params": lambda: profile.params(self.model, shape),
-            "macs": lambda: profile.macs(self.model, shape),
-            "flash": lambda: self.structure + profile.tensor_bytes(self.model, shape) + self.gathers(removed),
-            "ram": lambda: profile.arena(self.model, shape),
-        }
-        return np.array([float(count[q]()) for q in quantities])
-
-    def gathers(self, removed: NDArray[np.int64]) -> int:
-        """Bytes of the gathers behind flattens."""
-        total = 0
-        for outer, inner, places in self.nested:
-            if removed[inner] > removed[outer] * places:
-                group = self.groups[inner]
-                total += 8 * (len(group) - int(removed[inner])) + GATHER_BYTES + 7 * len(group.cuts[0][0])
-        return total
-
-
-def costing(model: Model, channels: Channels) -> Costing:
-    """Count once how many positions each group has on every axis."""
-    labels = channels.labels
-    owner = np.full(len(labels.root), -1)
-    for i, g in enumerate(channels.groups):
-        owner[g.units] = i
-    parts: dict[ir.Value, list[tuple[int, NDArray[np.int64]]]] = {}
-    for value, axis in labels.axes:
-        which = owner[labels.of(value, axis)]
-        counts = np.bincount(which[which >= 0], minlength=len(channels.groups))
-        if counts.any():
-            each = np.array([c // len(g) for c, g in zip(counts, channels.groups, strict=True)])
-            parts.setdefault(value, []).append((axis, each))
-    nested = set()
-    for _, outer, inner in labels.nests:
-        for o, i in zip(owner[labels.root[outer]].tolist(), owner[labels.root[inner[:, 0]]].tolist(), strict=True):
-            if o >= 0 and i >= 0:
-                nested.add((o, i, inner.shape[1]))
-    return Costing(model, channels.groups, parts, tuple(sorted(nested)), profile.structure_bytes(model))
-
-
 # ---- planning ------------------------------------------------------------------------------------------------------
 def steps_of(group: Group, align: str) -> int:
-    """Widths of a group are multiples of this: 8 for channels and neurons, 4 or 1 for narrow ones, 1 behind a flatten."""
+    """Widths are multiples of this: 8 for channels and neurons, 4 or 1 for narrow groups, 1 behind a flatten."""
     if align == "off" or group.kind == "position":
         return 1
     if align != "auto":
@@ -250,21 +164,6 @@ def aligned(
     return np.where(kept == size, size, np.maximum(kept // step * step, least))
 
 
-def losses(order: Ids, scores: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """What removing the i-th unit of the order loses, [u], rising: −log of the weight that stays, after less before.
-
-    A unit's weight is half its share of the group's positive score, half 1/u; the last unit is worth everything.
-    """
-    n = len(order)
-    weight = np.full(n, 1 / n)
-    if scores is not None:
-        positive = np.maximum.accumulate(np.clip(scores[order], 0, None))
-        weight = (weight + positive / max(float(positive.sum()), 1e-30)) / 2
-    stays = np.append(np.cumsum(weight[::-1])[::-1], 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(stays[:-1]) - np.log(stays[1:])
-
-
 def solve(
     channels: Channels,
     model_costs: Costing,
@@ -302,89 +201,6 @@ def solve(
     search = Search(start, least, step, rising, shares)
     found = [f for f in (search.widths_within(1.0, leap) for leap in (True, False)) if excess(f) <= 1]
     return min(found, key=search.loss) if found else least
-
-
-@dataclass(frozen=True)
-class Search:
-    """One search for widths [g] between `least` and `start`, in multiples of `step`.
-
-    rising  loss of each removal of each group, in order
-    shares  widths -> cost over limit, for each limit
-    """
-
-    start: NDArray[np.int64]
-    least: NDArray[np.int64]
-    step: NDArray[np.int64]
-    rising: Sequence[NDArray[np.float64]]
-    shares: Callable[[NDArray[np.int64]], NDArray[np.float64]]
-
-    def loss(self, kept: NDArray[np.int64]) -> float:
-        """Summed loss of these widths."""
-        return sum(float(r[: len(r) - k].sum()) for r, k in zip(self.rising, kept, strict=True))
-
-    def excess(self, kept: NDArray[np.int64]) -> float:
-        """The worst cost over its limit."""
-        return float(self.shares(kept).max())
-
-    def widths_within(self, limit: float, leap: bool) -> NDArray[np.int64]:
-        """Widths whose costs stay under the limits.
-
-        leap  where a wide step of a group jumps over the budget: take the jump and give back elsewhere, or stay there
-        """
-        kept, locked, price = self.start, np.zeros(len(self.start), bool), np.zeros(len(self.start))
-
-        def widths(multiplier: float) -> NDArray[np.int64]:
-            size = [len(r) for r in self.rising]
-            gone = [
-                int(np.searchsorted(r, multiplier * p, side="right")) for r, p in zip(self.rising, price, strict=True)
-            ]
-            wanted = np.clip(np.array(size) - np.array(gone), self.least, self.start)
-            wanted = np.minimum(-(-wanted // self.step) * self.step, self.start)  # a step goes when all of it may
-            return np.where(locked, kept, wanted)
-
-        for stage in np.linspace(0, 1, STAGES + 1)[1:]:  # marginal costs change as other groups shrink: follow the path
-            goal = limit * (self.excess(self.start) / limit) ** (1 - stage)
-            fresh = self.marginal(kept)
-            price = np.where(fresh > 0, fresh, price)  # a group at its end keeps the price that brought it there
-            low, high = bracket(lambda m, goal=goal: self.excess(widths(m)) <= goal)
-            while stage == 1 and high is not None and self.excess(widths(high)) < limit - SLACK:
-                jumped = (widths(low) != widths(high)) & ~locked
-                if not jumped.any():
-                    break
-                kept = np.where(locked, kept, widths(high if leap else low))
-                locked = locked | jumped
-                low, high = bracket(lambda m: self.excess(widths(m)) <= limit)
-            if high is None:
-                return self.least
-            kept = widths(high)
-        return kept
-
-    def marginal(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Cost that one more removed unit of each group frees, in shares of the limits that still bind, [g]."""
-        now = self.shares(kept)
-        binding = now > min(1, now.max()) - SLACK
-        freed = np.zeros(len(kept))
-        for g in range(len(kept)):
-            fewer = kept.copy()
-            fewer[g] = max(kept[g] - max(self.step[g], len(self.rising[g]) // 8), 1)
-            if fewer[g] < kept[g]:
-                freed[g] = float(np.clip(now - self.shares(fewer), 0, None)[binding].sum()) / (kept[g] - fewer[g])
-        return freed
-
-
-def bracket(is_enough: Callable[[float], bool]) -> tuple[float, float | None]:
-    """(too small, enough) multipliers close together; None if none is enough."""
-    low, high = 0.0, 1.0
-    if is_enough(low):
-        return low, low
-    while not is_enough(high):
-        low, high = high, high * 4
-        if high > 1e30:
-            return low, None
-    while high - low > 1e-4 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return low, high
 
 
 def chosen(channels: Channels, order: Sequence[Ids], counts: NDArray[np.int64]) -> list[Ids]:
@@ -437,7 +253,7 @@ def save_plan(plan: Plan, path: Path, force: bool = False) -> None:
     check_new(path, force)
     body = {
         "schema": "jettison.plan/1", "sha256": plan.sha256, "budget": plan.budget, "align": plan.align,
-        "groups": [{"name": n, "before": plan.widths[n][0], "after": plan.widths[n][1], "removed": list(r)} for n, r in plan.removed.items()],
+        "groups": [{"name": n, "before": b, "after": a, "removed": list(plan.removed[n])} for n, (b, a) in plan.widths.items()],
         "costs": {q: {"before": b, "after": a} for q, (b, a) in plan.costs.items()},
     }  # fmt: skip
     write_text(path, json.dumps(body, indent=1, sort_keys=True) + "\n")

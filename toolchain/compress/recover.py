@@ -1,4 +1,4 @@
-"""Accuracy won back without labels and without training: what a removed unit gave on average, and what others can rebuild.
+"""Accuracy won back without labels or training: what a removed unit gave on average, and what others can rebuild.
 
 A layer that read removed units gets their mean contribution as bias, then a ridge least-squares refit against the dense
 network's own values at its output:
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from toolchain.compress.attribution import Progress
 from toolchain.compress.groups import Channels
 from toolchain.compress.surgery import rows_kept
-from toolchain.model import Model
+from toolchain.model import Model, parameter
 from toolchain.ops.pooling import window
 from toolchain.ops.table import attribute, constant, dims
 from toolchain.ops.units import Ids
@@ -276,12 +276,7 @@ def write(graph: ir.Graph, node: ir.Node, weights: F32, change: F64, consumer: C
         bias.const_value = ir.tensor(old + offset.reshape(old.shape), name=bias.name)
     elif has_room_for_bias(node):
         name = f"jettison/{consumer.output}/bias"
-        value = ir.Value(
-            name=name,
-            const_value=ir.tensor(offset, name=name),
-            shape=ir.Shape(offset.shape),
-            type=ir.TensorType(ir.DataType.FLOAT),
-        )
+        value = parameter(name, offset)
         graph.initializers[name] = value
         node.resize_inputs(3)
         node.replace_input_with(2, value)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolchain.compress.groups import Channels, contractions
 from toolchain.errors import OutOfReach
-from toolchain.model import Model
+from toolchain.model import Model, parameter
 from toolchain.ops.table import find
 from toolchain.ops.tape import PREFIX
 from toolchain.ops.units import Axis, Ids
@@ -114,16 +114,11 @@ def insert_gather(
             continue
         name = f"{PREFIX}{value.name}/kept"
         places = np.flatnonzero(wanted[there])
-        index = ir.Value(
-            name=name,
-            const_value=ir.tensor(places, name=name),
-            shape=ir.Shape(places.shape),
-            type=ir.TensorType(ir.DataType.INT64),
-        )
+        index = parameter(name, places)
         graph.initializers[name] = index
         gather = ir.node("Gather", [value, index], attributes={"axis": axis}, name=f"{PREFIX}{value.name}/gather")
         picked = gather.outputs[0]
-        picked.name, picked.dtype = f"{PREFIX}{value.name}/picked", value.dtype
+        picked.name, picked.type = f"{PREFIX}{value.name}/picked", value.type
         sizes = list(original.shape or ())
         sizes[axis] = len(places)
         picked.shape = ir.Shape(sizes)
@@ -155,19 +150,14 @@ def multiply(graph: ir.Graph, value: ir.Value, axis: int, keep: NDArray[np.bool_
     shape = [1] * len(value.shape or ())
     shape[axis] = -1
     zeros_and_ones = keep.astype(np.float32).reshape(shape)
-    factor = ir.Value(
-        name=name,
-        const_value=ir.tensor(zeros_and_ones, name=name),
-        shape=ir.Shape(zeros_and_ones.shape),
-        type=ir.TensorType(ir.DataType.FLOAT),
-    )
+    factor = parameter(name, zeros_and_ones)
     graph.initializers[name] = factor
     readers = [u for u in value.uses() if sums_away(u.node, u.idx, axis, len(shape))]
     product = ir.node("Mul", [value, factor], name=f"{PREFIX}{value.name}/masked{axis}")
-    product.outputs[0].name, product.outputs[0].dtype = f"{PREFIX}{value.name}/masked{axis}", value.dtype
-    product.outputs[0].shape = value.shape
+    masked = product.outputs[0]
+    masked.name, masked.type, masked.shape = f"{PREFIX}{value.name}/masked{axis}", value.type, value.shape
     for use in readers:
-        use.node.replace_input_with(use.idx, product.outputs[0])
+        use.node.replace_input_with(use.idx, masked)
     producer = value.producer()
     if producer is not None:
         graph.insert_after(producer, product)

@@ -78,7 +78,7 @@ class Writer:
         self.graph, self.batch = graph, batch
         self.operations: list[Operation] = []
         self.views: dict[ir.Value, View] = {}
-        self.copies: defaultdict[Tensor, list[View]] = defaultdict(list)
+        self.copies: defaultdict[Tensor, list[tuple[View, View]]] = defaultdict(list)
         self.stem = ""
         for value in graph.inputs:
             layout = layouts.get(str(value.name), plain(len(self.dims(value))))
@@ -258,9 +258,9 @@ class Writer:
         layout = Layout(layout.axes, orders)
         if view.layout == layout:
             return view
-        source = view.tensor
-        for copy in self.copies[source]:
-            if copy.layout == layout and copy.dims == view.dims:
+        source = view
+        for origin, copy in self.copies[source.tensor]:  # one tensor may hold several values, each with its layout
+            if (origin.dims, origin.layout, copy.layout) == (source.dims, source.layout, layout):
                 return copy
         for axis in sorted({*view.layout.orders, *orders}):
             view = self.reordered(view, axis, orders.get(axis))
@@ -273,7 +273,7 @@ class Writer:
                 perm, layout_now = [view.layout.axes.index(a) for a in layout.axes], layout
             view = self.op("TRANSPOSE", view, np.array(perm, np.int32), layout=layout_now)
         view = self.reshaped(view, view.dims, layout)
-        self.copies[source].append(view)
+        self.copies[source.tensor].append((source, view))
         return view
 
     def reordered(self, view: View, axis: int, order: tuple[int, ...] | None) -> View:
@@ -294,12 +294,11 @@ class Writer:
 
     def reshaped(self, view: View, dims: Dims, layout: Layout) -> View:
         """The same bytes under another shape; a reshape of a reshape is one."""
-        shape = layout.shape(dims)
-        if shape == view.tensor.shape:
-            return View(view.tensor, dims, layout)
-        producer = view.tensor.producer
+        shape, producer = layout.shape(dims), view.tensor.producer
         if producer is not None and producer.code == "RESHAPE":
             view = View(producer.inputs[0], view.dims, view.layout)
+        if shape == view.tensor.shape:
+            return View(view.tensor, dims, layout)
         return self.op("RESHAPE", view, np.array(shape, np.int32), dims=dims, layout=layout, newShape=list(shape))
 
     def reshape(self, node: ir.Node) -> None:

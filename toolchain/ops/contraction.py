@@ -16,7 +16,7 @@ from toolchain.ops.units import Units
 
 # ---- Conv ----------------------------------------------------------------------------------------------------------
 def conv_channels(n: ir.Node, u: Units) -> None:
-    """y's channels are w's rows, x's channels w's columns; in a grouped convolution the same row of every group goes."""
+    """y's channels are w's rows, x's are w's columns; in a grouped convolution the same row of every group goes."""
     x, w, bias, y = n.inputs[0], n.inputs[1], argument(n, 2), n.outputs[0]
     assert x is not None and w is not None
     groups, rows, columns = attribute(n, "group", 1), dims(w)[0], dims(w)[1]

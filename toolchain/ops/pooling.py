@@ -54,7 +54,7 @@ def planar(settings: list[int]) -> list[int]:
 
 
 def skipped(x: ir.Value, y: ir.Value, v: Window) -> list[int]:
-    """Rows of x beyond the last window of y on each spatial axis: what a stride skipped (negative: ceil_mode overhang)."""
+    """Rows of x beyond the last window on each spatial axis: skipped by the stride; negative: ceil_mode overhang."""
     return [
         dims(x)[2 + i]
         - ((dims(y)[2 + i] - 1) * v.strides[i] + (v.kernel[i] - 1) * v.dilations[i] + 1)
@@ -109,7 +109,7 @@ op("MaxPool", channels=per_channel, vjp=maxpool_vjp, ray=homogeneous, lite=maxpo
 
 # ---- AveragePool ---------------------------------------------------------------------------------------------------
 def window_counts(n: ir.Node) -> NDArray[np.float32]:
-    """How many elements each average divides by, [*output space]: padding counts if the node says so, overhang never."""
+    """Elements that each average divides by, [*output space]: padding counts if the node says so, overhang never."""
     x, y, v = n.inputs[0], n.outputs[0], window(n)
     rank, with_pads = len(v.kernel), attribute(n, "count_include_pad", 0)
     axes: list[NDArray[np.int64]] = []

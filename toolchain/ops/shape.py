@@ -169,7 +169,8 @@ def pad_amounts(n: ir.Node) -> list[tuple[int, int]] | None:
     rank = len(dims(n.inputs[0]))
     if pads is None or (axes is not None and constant(axes) is None):
         return None
-    listed = range(rank) if axes is None else [int(a) % rank for a in constant(axes)]  # type: ignore[union-attr]
+    given = constant(axes)
+    listed = range(rank) if given is None else [int(a) % rank for a in given]
     amounts = [(0, 0)] * rank
     for i, a in enumerate(listed):
         amounts[a] = (int(pads[i]), int(pads[i + len(pads) // 2]))

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike
 
+from toolchain.model import parameter
 from toolchain.ops.table import dims
 
 PREFIX = "jettison/"  # in front of every generated name: networks in the wild have tensors called `w`
@@ -41,10 +42,7 @@ class Tape:
 
     def constant(self, array: ArrayLike, dtype: Any) -> ir.Value:
         """A constant of this graph."""
-        tensor = ir.tensor(np.asarray(array, dtype))
-        name = f"{PREFIX}{self.stem}c{len(self.constants)}"
-        value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-        tensor.name = name
+        value = parameter(f"{PREFIX}{self.stem}c{len(self.constants)}", np.asarray(array, dtype))
         self.constants.append(value)
         return value
 

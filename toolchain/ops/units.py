@@ -1,8 +1,8 @@
 """Which tensor positions live and die together: union-find over the positions of every axis.
 
-Every position of every axis has an id. Channel rules tie ids that must be kept or removed together (`tie`), state that an
-outer position owns inner ones (`nest`: a conv channel owns its places after a flatten), or say nothing: what no rule
-mentions is frozen, with the op as the reason.
+Every position of every axis has an id. Channel rules tie ids that must be kept or removed together (`tie`), state
+that an outer position owns inner ones (`nest`: a conv channel owns its places behind a flatten), or say nothing: what
+no rule mentions is frozen, with the op as the reason.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""How many units of each group stay: the least loss of importance that meets the limits.
+
+The widths keep the product over groups of the weight that stays as large as they can: units go where −Δlog(weight) per
+freed cost is least, a Lagrangian relaxation whose multiplier is found by bisection on exact costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.ops.units import Ids
+
+SLACK = 0.01  # a budget is met from below, within 1 %
+STAGES = 6
+
+
+def losses(order: Ids, scores: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """What removing the i-th unit of the order loses, [u], rising: −log of the weight that stays, after less before.
+
+    A unit's weight is half its share of the group's positive score, half 1/u; the last unit is worth everything.
+    """
+    n = len(order)
+    weight = np.full(n, 1 / n)
+    if scores is not None:
+        positive = np.maximum.accumulate(np.clip(scores[order], 0, None))
+        weight = (weight + positive / max(float(positive.sum()), 1e-30)) / 2
+    stays = np.append(np.cumsum(weight[::-1])[::-1], 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(stays[:-1]) - np.log(stays[1:])
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search for widths [g] between `least` and `start`, in multiples of `step`.
+
+    rising  loss of each removal of each group, in order
+    shares  widths -> cost over limit, for each limit
+    """
+
+    start: NDArray[np.int64]
+    least: NDArray[np.int64]
+    step: NDArray[np.int64]
+    rising: Sequence[NDArray[np.float64]]
+    shares: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
+    def loss(self, kept: NDArray[np.int64]) -> float:
+        """Summed loss of these widths."""
+        return sum(float(r[: len(r) - k].sum()) for r, k in zip(self.rising, kept, strict=True))
+
+    def excess(self, kept: NDArray[np.int64]) -> float:
+        """The worst cost over its limit."""
+        return float(self.shares(kept).max())
+
+    def widths_within(self, limit: float, leap: bool) -> NDArray[np.int64]:
+        """Widths whose costs stay under the limits.
+
+        leap  where a wide step of a group jumps over the budget: take the jump and give back elsewhere, or stay there
+        """
+        kept, locked, price = self.start, np.zeros(len(self.start), bool), np.zeros(len(self.start))
+
+        def widths(multiplier: float) -> NDArray[np.int64]:
+            size = [len(r) for r in self.rising]
+            gone = [
+                int(np.searchsorted(r, multiplier * p, side="right")) for r, p in zip(self.rising, price, strict=True)
+            ]
+            wanted = np.clip(np.array(size) - np.array(gone), self.least, self.start)
+            wanted = np.minimum(-(-wanted // self.step) * self.step, self.start)  # a step goes when all of it may
+            return np.where(locked, kept, wanted)
+
+        for stage in np.linspace(0, 1, STAGES + 1)[1:]:  # marginal costs change as other groups shrink: follow the path
+            goal = limit * (self.excess(self.start) / limit) ** (1 - stage)
+            fresh = self.marginal(kept)
+            price = np.where(fresh > 0, fresh, price)  # a group at its end keeps the price that brought it there
+            low, high = bracket(lambda m, goal=goal: self.excess(widths(m)) <= goal)
+            while stage == 1 and high is not None and self.excess(widths(high)) < limit - SLACK:
+                jumped = (widths(low) != widths(high)) & ~locked
+                if not jumped.any():
+                    break
+                kept = np.where(locked, kept, widths(high if leap else low))
+                locked = locked | jumped
+                low, high = bracket(lambda m: self.excess(widths(m)) <= limit)
+            if high is None:
+                return self.least
+            kept = widths(high)
+        return kept
+
+    def marginal(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cost that one more removed unit of each group frees, in shares of the limits that still bind, [g]."""
+        now = self.shares(kept)
+        binding = now > min(1, now.max()) - SLACK
+        freed = np.zeros(len(kept))
+        for g in range(len(kept)):
+            fewer = kept.copy()
+            fewer[g] = max(kept[g] - max(self.step[g], len(self.rising[g]) // 8), 1)
+            if fewer[g] < kept[g]:
+                freed[g] = float(np.clip(now - self.shares(fewer), 0, None)[binding].sum()) / (kept[g] - fewer[g])
+        return freed
+
+
+def bracket(is_enough: Callable[[float], bool]) -> tuple[float, float | None]:
+    """(too small, enough) multipliers close together; None if none is enough."""
+    low, high = 0.0, 1.0
+    if is_enough(low):
+        return low, low
+    while not is_enough(high):
+        low, high = high, high * 4
+        if high > 1e30:
+            return low, None
+    while high - low > 1e-4 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return low, high
