@@ -26,9 +26,9 @@ from toolchain.compress.plan import Plan, make_plan, save_plan
 from toolchain.compress.recover import Refit, recover
 from toolchain.compress.surgery import prune
 from toolchain.data import Samples
+from toolchain.emit import EmissionCheck
 from toolchain.errors import RunnerFailed, UsageError
 from toolchain.evaluate import Accuracy, evaluate
-from toolchain.emit import EmissionCheck
 from toolchain.files import check_new, write_atomic, write_text
 from toolchain.model import Model, load, save
 from toolchain.profile import Profile, profile

@@ -251,11 +251,15 @@ def protection(channels: Channels, least: NDArray[np.int64], size: NDArray[np.in
 def save_plan(plan: Plan, path: Path, force: bool = False) -> None:
     """Write plan.json."""
     check_new(path, force)
+    widths = plan.widths.items()
     body = {
-        "schema": "jettison.plan/1", "sha256": plan.sha256, "budget": plan.budget, "align": plan.align,
-        "groups": [{"name": n, "before": b, "after": a, "removed": list(plan.removed[n])} for n, (b, a) in plan.widths.items()],
+        "schema": "jettison.plan/1",
+        "sha256": plan.sha256,
+        "budget": plan.budget,
+        "align": plan.align,
+        "groups": [{"name": n, "before": b, "after": a, "removed": list(plan.removed[n])} for n, (b, a) in widths],
         "costs": {q: {"before": b, "after": a} for q, (b, a) in plan.costs.items()},
-    }  # fmt: skip
+    }
     write_text(path, json.dumps(body, indent=1, sort_keys=True) + "\n")
 
 

@@ -1,0 +1,5 @@
+"""python -m toolchain.cli is the command jettison."""
+
+from toolchain.cli import main
+
+main()

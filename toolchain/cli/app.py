@@ -1,0 +1,55 @@
+"""The command group and its entry point."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from toolchain import __version__
+from toolchain.errors import JettisonError, printable
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "JETTISON"})
+@click.version_option(__version__, prog_name="jettison")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no stage lines.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
+@click.pass_context
+def cli(context: click.Context, quiet: bool, debug: bool) -> None:
+    """Make trained networks small, fast and explainable enough to fly: ONNX in, smaller ONNX and TFLite out."""
+    context.obj |= {"quiet": quiet, "debug": debug}
+
+
+def main() -> None:
+    """Entry point: one line for a user's mistake, its exit code, and a traceback only for our own bugs."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        cli.main(args=arguments, prog_name="jettison", standalone_mode=False, obj={"arguments": arguments})
+        code = 0
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = complain("interrupted", 130)
+    except JettisonError as error:
+        code = complain(str(error), error.exit_code)
+    except click.ClickException as error:
+        code = complain(error.format_message().rstrip(".") + ". See jettison --help", 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away: nothing is left to say
+        code = 0
+    except MemoryError:
+        code = complain("out of memory. Try a lower --max-memory or fewer samples", 3)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code = complain(f"internal error: {type(error).__name__}: {error}. Run again with --debug and report it", 70)
+    sys.exit(code)
+
+
+def complain(text: str, code: int) -> int:
+    """One line on stderr."""
+    click.echo(f"jettison: error: {printable(text)}", err=True)
+    return code

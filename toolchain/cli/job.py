@@ -1,0 +1,187 @@
+"""The main job: compress and demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolchain.cli.app import cli
+from toolchain.cli.options import (
+    ALIGN,
+    BUDGET,
+    CRITERION,
+    FORCE,
+    KEEP,
+    LAYERS,
+    MEMORY,
+    MODEL,
+    PIXELS,
+    SAMPLES,
+    SEED,
+    SHAPE,
+    STEPS,
+    THREADS,
+    parse_shapes,
+    progress,
+)
+from toolchain.errors import GateFailed
+
+
+@cli.command()
+@MODEL
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Calibration samples: .npz (x, y), a folder for each class, or a .csv of file,label.",
+)
+@click.option(
+    "--validation",
+    "held_out",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Further labelled samples to report accuracy on; never used to choose.",
+)
+@BUDGET
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("jettison-out"),
+    show_default=True,
+    help="Folder of the results.",
+)
+@CRITERION
+@ALIGN
+@KEEP
+@LAYERS
+@STEPS
+@SAMPLES
+@MEMORY
+@click.option("--per-class", is_flag=True, help="Keep attributions to every class in ranks.npz.")
+@click.option("--no-recover", is_flag=True, help="Leave the kept weights as they are.")
+@click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
+@click.option("--runs", default=100, show_default=True, help="Timed inferences for each model; 0 measures nothing.")
+@click.option("--warmup", default=10, show_default=True, help="Untimed inferences before them.")
+@PIXELS
+@SHAPE
+@SEED
+@THREADS
+@FORCE
+@click.pass_context
+def compress(
+    context: click.Context,
+    model: Path,
+    data: Path | None,
+    held_out: tuple[Path, ...],
+    pixels: str,
+    shapes: tuple[str, ...],
+    **asked: Any,
+) -> None:
+    """Rank, prune, prove, recover, emit and measure: everything in one."""
+    from toolchain.data import load_samples
+    from toolchain.model import load
+
+    loaded = load(model, parse_shapes(shapes))
+    calibration = None if data is None else load_samples(data, loaded, pixels)
+    finish(context, model, loaded, calibration, tuple(load_samples(p, loaded, pixels) for p in held_out), asked)
+
+
+@cli.command()
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    help="Folder of the results.",
+)
+@click.option("--budget", default="params<=30%", show_default=True)
+@FORCE
+@click.pass_context
+def demo(context: click.Context, out: Path, budget: str, force: bool) -> None:
+    """The main job on the network that ships with the package and generated Triangles & Squares."""
+    from toolchain.data import Samples
+    from toolchain.model import load
+    from toolchain.shipped import triangles_squares_path
+    from toolchain.synthetic import CLASSES, triangles_squares
+
+    path = triangles_squares_path()
+    loaded = load(path)
+    (name,) = loaded.inputs
+
+    def generated(called: str, n: int, seed: int) -> Samples:
+        x, y = triangles_squares(n, seed=seed)
+        return Samples(called, {name: x}, y, CLASSES)
+
+    # seeds that the network was not trained on
+    held_out = (generated("test", 2000, 20002),)
+    finish(
+        context,
+        path,
+        loaded,
+        generated("calibration", 512, 20001),
+        held_out,
+        {"budget": budget, "out": out, "force": force, "samples": 64},
+    )
+
+
+def finish(
+    context: click.Context, path: Path, model: Any, calibration: Any, held_out: tuple[Any, ...], asked: dict[str, Any]
+) -> None:
+    """Run the job and print what came of it."""
+    from toolchain.pipeline import Job
+    from toolchain.pipeline import compress as compress_model
+
+    settings = dict(asked)
+    if "formats" in settings:
+        settings["formats"] = tuple(f.strip() for f in settings["formats"].split(",") if f.strip())
+        settings["recover"] = not settings.pop("no_recover")
+        settings["max_memory"] = settings["max_memory"] << 20
+    job = Job(path, calibration=calibration, held_out=held_out, arguments=tuple(context.obj["arguments"]), **settings)
+    with progress(context) as (say, advance):
+        report = compress_model(job, model, say, advance)
+    summary(report)
+    for name in ("model.onnx", "model.tflite", "plan.json", "ranks.npz", "report.json", "report.html"):
+        if (job.out / name).exists():
+            click.echo(f"wrote {job.out / name}")
+    failed = [c for c in report["checks"] if not c["passed"]]
+    if failed:
+        told = "; ".join(f"{c['name']} is {c['value']}, wanted {c['limit']}" for c in failed)
+        raise GateFailed(
+            told, way_out=next((c["message"] for c in failed if c["message"]), f"See {job.out / 'report.html'}")
+        )
+
+
+def summary(report: dict[str, Any]) -> None:
+    """Before and after, in a few lines."""
+    from toolchain.tables import show
+
+    before, after = report["models"]["before"], report["models"]["after"]
+    rows = [
+        row(n, before[k], after[k])
+        for n, k in (("params", "params"), ("MACs", "macs"), ("file bytes", "bytes"), ("arena bytes", "arena_bytes"))
+    ]
+    bench = report["bench"]
+    rows += [
+        row(f"latency {b['runtime']} µs", b["ns"]["p50"] / 1e3, a["ns"]["p50"] / 1e3)
+        for b, a in zip(bench[::2], bench[1::2], strict=True)
+    ]
+    for a in report["accuracy"]:
+        last = a["after_recover"] if a["after_recover"] is not None else a["after_prune"]
+        rows.append(
+            {
+                "": f"accuracy {a['data']} %",
+                "before": round(100 * a["before"], 2),
+                "after": round(100 * last, 2),
+                "change": f"{100 * (last - a['before']):+.2f} points",
+            }
+        )
+    show(rows, "table")
+
+
+def row(name: str, before: float, after: float) -> dict[str, Any]:
+    """One line of the summary."""
+    change = f"{100 * (after / before - 1):+.1f} %" if before else "–"
+    return {"": name, "before": before, "after": after, "change": change}

@@ -1,0 +1,98 @@
+"""Options that several commands share, and how commands show progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from toolchain.errors import UsageError
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+FORMAT = click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table", help="How to print."
+)
+FORCE = click.option("--force", is_flag=True, help="Replace files that exist.")
+SHAPE = click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input that the file leaves open."
+)
+SEED = click.option("--seed", default=0, show_default=True, help="Of everything random.")
+THREADS = click.option("--threads", default=1, show_default=True, help="Threads of the runtimes.")
+PIXELS = click.option(
+    "--pixels",
+    type=click.Choice(["unit", "raw", "imagenet"]),
+    default="unit",
+    show_default=True,
+    help="How images become numbers: 0..1, 0..255, or ImageNet's mean and deviation.",
+)
+BUDGET = click.option(
+    "--budget",
+    required=True,
+    help="Like params<=30%, flash<=2MiB, macs<=50%, ram<=1MiB or units<=50%; several with commas.",
+)
+CRITERION = click.option(
+    "--criterion", default="ig", show_default=True, help="ig, ig-abs, taylor, activation, magnitude or random."
+)
+ALIGN = click.option(
+    "--align", default="auto", show_default=True, help="Widths are multiples of this: auto, off or a number."
+)
+KEEP = click.option("--keep", multiple=True, metavar="GLOB", help="Groups to leave alone.")
+LAYERS = click.option("--layers", default="*", metavar="GLOB", help="Groups to rank; the others stay whole.")
+STEPS = click.option(
+    "--steps", default=16, show_default=True, help="Nodes of the quadrature; doubled until complete within 2 %."
+)
+SAMPLES = click.option("--samples", default=256, show_default=True, help="Samples to rank on, balanced over classes.")
+MEMORY = click.option(
+    "--max-memory", default=1024, show_default=True, help="MiB that the activations of one ranking run may take."
+)
+
+
+def parse_shapes(shapes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """'x:1,3,224,224' -> {"x": (1, 3, 224, 224)}; raises UsageError for anything else."""
+    found = {}
+    for text in shapes:
+        name, colon, sizes = text.rpartition(":")
+        try:
+            found[name] = tuple(int(s) for s in sizes.split(","))
+        except ValueError:
+            colon = ""
+        if not colon or min(found[name]) < 1:
+            raise UsageError(f"cannot read the shape '{text}'", way_out="Write it like --shape x:1,3,224,224")
+    return found
+
+
+@contextmanager
+def progress(
+    context: click.Context,
+) -> Iterator[tuple[Callable[[str, str, float], None], Callable[[str, int, int], None]]]:
+    """(say a finished stage, advance a bar), both on stderr; a bar only for people: on a terminal and not under CI."""
+    quiet = context.obj["quiet"]
+
+    def say(stage: str, text: str, seconds: float) -> None:
+        if not quiet:
+            click.echo(f"{stage:<9} {text}  [{seconds:.1f} s]", err=True)
+
+    if quiet or os.environ.get("CI") or not sys.stderr.isatty():
+        yield say, lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TimeRemainingColumn
+    from rich.text import Text
+
+    with Progress(
+        *Progress.get_default_columns()[:3], TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def advance(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=str(Text(stage[:40])), completed=done, total=total, visible=done < total)
+
+        def say_above(stage: str, text: str, seconds: float) -> None:
+            bar.update(task, visible=False)
+            bar.console.print(Text(f"{stage:<9} {text}  [{seconds:.1f} s]"), highlight=False)
+
+        yield say_above, advance

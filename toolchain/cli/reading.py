@@ -1,0 +1,145 @@
+"""Commands that only read: inspect, groups, ops, doctor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolchain import __version__
+from toolchain.cli.app import cli
+from toolchain.cli.options import FORMAT, MODEL, SHAPE, parse_shapes
+from toolchain.errors import UsageError
+
+
+@cli.command()
+@MODEL
+@SHAPE
+@FORMAT
+def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
+    """Parameters, MACs, file bytes and arena of a model; layers by size, the largest first."""
+    from toolchain.model import load
+    from toolchain.profile import profile
+    from toolchain.tables import show
+
+    counted = profile(load(model, parse_shapes(shapes)))
+    layers = sorted(counted.layers, key=lambda l: (-l.params, -l.macs))
+    rows = [
+        {"layer": l.name, "op": l.op, "params": l.params, "macs": l.macs, "output": list(l.output_shape)}
+        for l in layers
+        if l.params or l.macs
+    ]
+    total = {"layer": "total", "op": "", "params": counted.params, "macs": counted.macs, "output": []}
+    show([*rows, total], form)
+    if form == "table":
+        click.echo(f"file {counted.flash_bytes:,} bytes · arena {counted.arena_bytes:,} bytes for one sample")
+
+
+@cli.command()
+@MODEL
+@click.option("--why", "why", metavar="NAME", help="Why this parameter's rows cannot be removed.")
+@SHAPE
+@FORMAT
+def groups(model: Path, why: str | None, shapes: tuple[str, ...], form: str) -> None:
+    """What can be removed together, and why the rest cannot."""
+    from toolchain.compress.groups import analyse
+    from toolchain.model import load
+    from toolchain.tables import show
+
+    channels = analyse(load(model, parse_shapes(shapes)))
+    if why is not None:
+        if why not in channels.values:
+            raise UsageError(
+                f"there is no tensor '{why}'", way_out="Names are those of jettison groups and jettison inspect"
+            )
+        shape = channels.values[why].shape
+        rows = [
+            {"axis": a, "size": str(s), "frozen because": channels.why(why, a) or "removable"}
+            for a, s in enumerate(shape or ())
+        ]
+        show(rows, form)
+        return
+    rows = [
+        {"group": g.name, "kind": g.kind, "units": len(g), "owns": ", ".join(map(owned, g.slots))}
+        for g in channels.groups
+    ]
+    frozen = [{"parameter": p, "axis": a, "because": r} for p, a, r in channels.frozen()]
+    if form == "json":
+        import json
+
+        click.echo(json.dumps({"groups": rows, "frozen": frozen}, indent=1))
+        return
+    show(rows, form)
+    if frozen:
+        show(frozen, form, "cannot be removed")
+
+
+def owned(slot: Any) -> str:
+    """weight[axis], with the rows that each unit owns there if there are several."""
+    return f"{slot.parameter}[{slot.axis}]" + (f"×{slot.rows}" if slot.rows > 1 else "")
+
+
+@cli.command()
+@FORMAT
+def ops(form: str) -> None:
+    """The support matrix: what is known of each ONNX op."""
+    from dataclasses import fields
+
+    from toolchain.ops import OPS
+    from toolchain.tables import show
+
+    rows = []
+    for name, entry in sorted(OPS.items()):
+        rows.append({"op": name} | {f.name: getattr(entry, f.name) is not None for f in fields(entry)[1:]})
+    show(rows, form)
+
+
+@cli.command()
+@FORMAT
+def doctor(form: str) -> None:
+    """Versions, runtimes and processor features of this computer."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from toolchain.tables import show
+
+    rows = [
+        {"what": "jettison", "found": __version__, "for": ""},
+        {"what": "python", "found": platform.python_version(), "for": ""},
+    ]
+    for name, use in (
+        ("numpy", "core"),
+        ("onnx", "core"),
+        ("onnx-ir", "core"),
+        ("onnxruntime", "ranking, proof, latency"),
+        ("ai-edge-litert", "TFLite files and their check"),
+        ("tflite-runtime", "older boards (numpy < 2)"),
+        ("torch", "retraining"),
+    ):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "not installed"
+        rows.append({"what": name, "found": found, "for": use})
+    flags = processor_features()
+    rows.append(
+        {
+            "what": "processor",
+            "found": f"{platform.machine()}, {os.cpu_count()} cores, {' '.join(flags) or 'no vector extensions named'}",
+            "for": "",
+        }
+    )
+    show(rows, form)
+
+
+def processor_features() -> list[str]:
+    """Vector extensions that decide which kernels run."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    known = ("avx", "avx2", "avx512f", "avx512_vnni", "amx_int8", "neon", "asimd", "asimddp", "i8mm", "sve")
+    words = set(text.split())
+    return [k for k in known if k in words]

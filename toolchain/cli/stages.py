@@ -1,0 +1,392 @@
+"""The stages of the main job, each alone: rank, prune, recover, verify, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from toolchain.cli.app import cli
+from toolchain.cli.options import (
+    ALIGN,
+    CRITERION,
+    FORCE,
+    FORMAT,
+    KEEP,
+    LAYERS,
+    MEMORY,
+    MODEL,
+    PIXELS,
+    SAMPLES,
+    SEED,
+    SHAPE,
+    STEPS,
+    THREADS,
+    parse_shapes,
+    progress,
+)
+from toolchain.errors import GateFailed, UsageError
+
+
+@cli.command()
+@MODEL
+@click.option("--data", type=click.Path(path_type=Path), help="Samples to rank on.")
+@CRITERION
+@LAYERS
+@STEPS
+@SAMPLES
+@MEMORY
+@click.option("--per-class", is_flag=True, help="Attributions to every class too, not to the loss alone.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("ranks.npz"), show_default=True)
+@PIXELS
+@SHAPE
+@SEED
+@THREADS
+@FORCE
+@click.pass_context
+def rank(
+    context: click.Context,
+    model: Path,
+    data: Path | None,
+    criterion: str,
+    layers: str,
+    steps: int,
+    samples: int,
+    max_memory: int,
+    per_class: bool,
+    out: Path,
+    pixels: str,
+    shapes: tuple[str, ...],
+    seed: int,
+    threads: int,
+    force: bool,
+) -> None:
+    """Score every unit by what it contributes; writes ranks.npz."""
+    from toolchain.compress.criteria import save_ranks
+    from toolchain.compress.groups import analyse
+    from toolchain.data import load_samples
+    from toolchain.files import check_new
+    from toolchain.model import load
+    from toolchain.pipeline import Job, describe_ranks, ranked
+    from toolchain.tables import show
+
+    check_new(out, force)
+    loaded = load(model, parse_shapes(shapes))
+    channels = analyse(loaded)
+    calibration = None if data is None else load_samples(data, loaded, pixels)
+    job = Job(
+        model,
+        out,
+        "",
+        calibration,
+        criterion=criterion,
+        layers=layers,
+        steps=steps,
+        samples=samples,
+        per_class=per_class,
+        seed=seed,
+        threads=threads,
+        max_memory=max_memory << 20,
+    )
+    with progress(context) as (_, advance):
+        found = ranked(job, loaded, channels, advance)
+    save_ranks(found, out, force)
+    show(
+        [
+            {
+                "group": n,
+                "units": len(s),
+                "dead": int(found.dead[n].sum()),
+                "lowest": float(s.min()),
+                "median": float(sorted(s)[len(s) // 2]),
+                "highest": float(s.max()),
+            }
+            for n, s in found.scores.items()
+        ],
+        "table",
+    )
+    click.echo(describe_ranks(found))
+    click.echo(f"wrote {out}")
+
+
+@cli.command()
+@MODEL
+@click.option("--ranks", "ranks_file", type=click.Path(path_type=Path), help="Scores from jettison rank.")
+@click.option("--criterion", default="magnitude", show_default=True, help="Without --ranks: magnitude or random.")
+@click.option("--budget", help="Like params<=30%.")
+@ALIGN
+@KEEP
+@click.option(
+    "--order",
+    type=click.Choice(["lowest", "highest", "random"]),
+    default="lowest",
+    show_default=True,
+    help="Which units of a group go first.",
+)
+@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Use this plan.json instead of a budget.")
+@click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan.")
+@click.option(
+    "--mask-only", is_flag=True, help="Multiply by zero instead of removing: what the pruned model must equal."
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("pruned.onnx"), show_default=True)
+@SHAPE
+@SEED
+@FORCE
+def prune(
+    model: Path,
+    ranks_file: Path | None,
+    criterion: str,
+    budget: str | None,
+    align: str,
+    keep: tuple[str, ...],
+    order: str,
+    plan_file: Path | None,
+    plan_out: Path | None,
+    mask_only: bool,
+    dry_run: bool,
+    out: Path,
+    shapes: tuple[str, ...],
+    seed: int,
+    force: bool,
+) -> None:
+    """Plan and cut: what remains keeps its values bit for bit and its names."""
+    import numpy as np
+
+    from toolchain.compress import criteria, surgery
+    from toolchain.compress.groups import analyse
+    from toolchain.compress.plan import load_plan, make_plan, save_plan
+    from toolchain.files import check_new
+    from toolchain.model import load, save
+    from toolchain.tables import show
+
+    if (budget is None) == (plan_file is None):
+        raise UsageError(
+            "a budget or a plan is needed, not both", way_out="Give --budget params<=30%, or --plan plan.json"
+        )
+    for path in (out, plan_out):
+        if path is not None and not dry_run:
+            check_new(path, force)
+            if path.resolve() == model.resolve():
+                raise UsageError(f"{path} would replace the model itself", way_out="Give another name with -o")
+    loaded = load(model, parse_shapes(shapes))
+    channels = analyse(loaded)
+    if plan_file is not None:
+        plan = load_plan(plan_file, loaded, channels)
+    else:
+        assert budget is not None
+        if ranks_file is not None:
+            found = criteria.load_ranks(ranks_file, loaded, channels)
+        else:
+            found = criteria.rank(
+                "random" if order == "random" else criterion,
+                criteria.Evidence(loaded, channels, {}, np.zeros(0, np.int64), seed=seed),
+            )
+        scores = {n: -s for n, s in found.scores.items()} if order == "highest" else found.scores
+        if order == "random":
+            generator = np.random.default_rng(seed)
+            scores = {n: generator.permutation(len(s)).astype(float) for n, s in scores.items()}
+        plan = make_plan(loaded, channels, scores, found.dead if order == "lowest" else {}, budget, align, keep)
+    show([{"group": n, "before": b, "after": a} for n, (b, a) in plan.widths.items()], "table")
+    show(
+        [
+            {"": q, "before": b, "after": a, "kept %": round(100 * a / b, 2) if b else None}
+            for q, (b, a) in plan.costs.items()
+        ],
+        "table",
+    )
+    if dry_run:
+        return
+    act = surgery.mask if mask_only else surgery.prune
+    save(act(loaded, channels, plan.labels(channels)), out, force)
+    click.echo(f"wrote {out}")
+    if plan_out is not None:
+        save_plan(plan, plan_out, force)
+        click.echo(f"wrote {plan_out}")
+
+
+@cli.command()
+@MODEL
+@click.argument("pruned", type=click.Path(path_type=Path))
+@click.option(
+    "--plan", "plan_file", type=click.Path(path_type=Path), required=True, help="The plan.json that made PRUNED."
+)
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Calibration samples; no labels needed.")
+@click.option("--method", type=click.Choice(["least-squares", "mean"]), default="least-squares", show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("recovered.onnx"), show_default=True)
+@PIXELS
+@SHAPE
+@SEED
+@THREADS
+@FORCE
+@click.pass_context
+def recover(
+    context: click.Context,
+    model: Path,
+    pruned: Path,
+    plan_file: Path,
+    data: Path,
+    method: str,
+    out: Path,
+    pixels: str,
+    shapes: tuple[str, ...],
+    seed: int,
+    threads: int,
+    force: bool,
+) -> None:
+    """Refit the layers behind a cut to the dense MODEL's own values: no labels, no training."""
+    from toolchain.compress.groups import analyse
+    from toolchain.compress.plan import load_plan
+    from toolchain.compress.recover import LAMBDAS
+    from toolchain.compress.recover import recover as refit
+    from toolchain.compress.surgery import prune as cut
+    from toolchain.data import load_samples
+    from toolchain.files import check_new
+    from toolchain.model import load, save
+    from toolchain.tables import show
+
+    check_new(out, force)
+    dense = load(model, parse_shapes(shapes))
+    channels = analyse(dense)
+    removed = load_plan(plan_file, dense, channels).labels(channels)
+    given = load(pruned, parse_shapes(shapes))
+    expected = cut(dense, channels, removed)
+    differing = [
+        n
+        for n, v in expected.graph.initializers.items()
+        if v.shape != getattr(given.graph.initializers.get(n), "shape", None)
+    ]
+    if differing:
+        raise UsageError(
+            f"{pruned} does not come from this model and plan: tensor '{differing[0]}' differs",
+            way_out="Make it with jettison prune --plan",
+        )
+    samples = load_samples(data, dense, pixels)
+    with progress(context) as (_, advance):
+        recovered, refits = refit(
+            dense,
+            given,
+            channels,
+            removed,
+            samples.inputs,
+            ridges=LAMBDAS if method == "least-squares" else LAMBDAS[-1:],
+            seed=seed,
+            threads=threads,
+            progress=advance,
+        )
+    save(recovered, out, force)
+    show(
+        [{"layer": r.layer, "held-out error before": r.before, "after": r.after, "ridge": r.ridge} for r in refits],
+        "table",
+    )
+    click.echo(f"wrote {out}")
+
+
+@cli.command()
+@MODEL
+@click.argument("pruned", type=click.Path(path_type=Path))
+@click.option(
+    "--plan", "plan_file", type=click.Path(path_type=Path), help="Compare PRUNED with MODEL masked by this plan.json."
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Samples to compare on; seeded noise without.")
+@PIXELS
+@SHAPE
+@SEED
+@THREADS
+@FORMAT
+def verify(
+    model: Path,
+    pruned: Path,
+    plan_file: Path | None,
+    data: Path | None,
+    pixels: str,
+    shapes: tuple[str, ...],
+    seed: int,
+    threads: int,
+    form: str,
+) -> None:
+    """Prove that PRUNED equals MODEL: masked by a plan, or as it is; a .tflite is run in LiteRT."""
+    from dataclasses import asdict
+
+    from toolchain.compress.groups import analyse
+    from toolchain.compress.plan import load_plan
+    from toolchain.compress.surgery import mask
+    from toolchain.data import load_samples
+    from toolchain.model import load
+    from toolchain.tables import show
+    from toolchain.verify import compare, probes
+
+    reference = load(model, parse_shapes(shapes))
+    inputs = probes(reference, seed=seed) if data is None else load_samples(data, reference, pixels).first(64).inputs
+    against = "MODEL"
+    if plan_file is not None:
+        channels = analyse(reference)
+        reference = mask(reference, channels, load_plan(plan_file, reference, channels).labels(channels))
+        against = "MODEL masked by the plan"
+    if pruned.suffix == ".tflite":
+        from toolchain import emit
+        from toolchain.validate import read_bytes
+
+        read_bytes(pruned, "a model")
+        checked = asdict(emit.check(reference, pruned, dict(inputs)))
+    else:
+        proof = compare(reference, load(pruned, parse_shapes(shapes)), inputs, against, threads=threads)
+        checked = asdict(proof) | {"passed": proof.passed}
+    show([{"": k, "value": v} for k, v in checked.items()] if form == "table" else [checked], form)
+    if not checked["passed"]:
+        raise GateFailed(f"{pruned} differs from {against} by {checked['max_rel']:.1e} of its largest output")
+
+
+@cli.command()
+@MODEL
+@click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
+@click.option("--data", type=click.Path(path_type=Path), help="Samples to check on; seeded noise without.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("jettison-out"),
+    show_default=True,
+    help="Folder of the files.",
+)
+@PIXELS
+@SHAPE
+@SEED
+@FORCE
+def export(
+    model: Path,
+    formats: str,
+    data: Path | None,
+    out: Path,
+    pixels: str,
+    shapes: tuple[str, ...],
+    seed: int,
+    force: bool,
+) -> None:
+    """Write other formats of a model, each checked against onnxruntime."""
+    from toolchain.data import load_samples
+    from toolchain.files import check_new
+    from toolchain.model import load
+    from toolchain.pipeline import FORMATS, Job, emission
+    from toolchain.tables import show
+
+    wanted = tuple(f.strip() for f in formats.split(",") if f.strip())
+    unknown = set(wanted) - set(FORMATS)
+    if unknown:
+        raise UsageError(f"unknown format '{min(unknown)}'", way_out=f"Use {', '.join(FORMATS)}")
+    out.mkdir(parents=True, exist_ok=True)
+    results = {f: out / f"{model.stem}.{f}" for f in wanted}
+    for path in results.values():
+        if path.resolve() == model.resolve():
+            raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
+        check_new(path, force)
+    loaded = load(model, parse_shapes(shapes))
+    samples = None if data is None else load_samples(data, loaded, pixels)
+    _, rows = emission(Job(model, out, "", samples, formats=wanted, seed=seed), loaded, results)
+    show(rows, "table")
+    for path in results.values():
+        click.echo(f"wrote {path}")
+    if not all(r["passed"] for r in rows):
+        raise GateFailed(
+            "an emitted file differs from its model", way_out="Report the op that it names in jettison inspect"
+        )
