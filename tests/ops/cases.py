@@ -1,0 +1,245 @@
+"""One row for every variant of every op in the table: what it reads, and its attributes. A new op adds rows here.
+
+A tuple is a computed input with its full shape ("N" is the batch), an array is a parameter, None an input left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node.
+
+    inputs   tuple: shape of a computed input; array: parameter; None: left out
+    step     of the central differences in float64; 1 where the op is linear but rounds to float32
+    outputs  how many outputs the node hands out; only the first one is looked at
+    """
+
+    op: str
+    label: str
+    inputs: tuple[Any, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    step: float = 1e-6
+    outputs: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.label}"
+
+    @property
+    def computed(self) -> dict[int, Shape]:
+        """Input number -> shape of each computed input."""
+        return {i: x for i, x in enumerate(self.inputs) if isinstance(x, tuple)}
+
+
+def w(*shape: int, low: float = -1.0, high: float = 1.0) -> np.ndarray:
+    """Reproducible float32 parameters in (low, high)."""
+    return np.random.default_rng([7, *shape]).uniform(low, high, shape).astype(np.float32)
+
+
+def ints(*values: int) -> np.ndarray:
+    """An int64 constant."""
+    return np.array(values, np.int64)
+
+
+def scalar(value: float) -> np.ndarray:
+    """A float32 scalar."""
+    return np.array(value, np.float32)
+
+
+CASES: list[Case] = []
+
+
+def case(op: str, label: str, *inputs: Any, step: float = 1e-6, outputs: int = 1, **attributes: Any) -> None:
+    """Add a row."""
+    CASES.append(Case(op, label, inputs, attributes, step, outputs))
+
+
+SIGNAL: Shape = ("N", 4, 9)
+IMAGE: Shape = ("N", 4, 7, 6)
+VOLUME: Shape = ("N", 2, 4, 5, 3)
+ROW: Shape = ("N", 5)
+
+# ---- activations ---------------------------------------------------------------------------------------------------
+case("Relu", "image", IMAGE)
+case("Relu", "row", ROW)
+case("LeakyRelu", "default", IMAGE)
+case("LeakyRelu", "steep", ROW, alpha=0.3)
+case("LeakyRelu", "negative slope", ROW, alpha=-0.5)
+case("Elu", "default", ROW)
+case("Elu", "alpha", IMAGE, alpha=0.4)
+case("Sigmoid", "image", IMAGE)
+case("Tanh", "row", ROW)
+case("HardSigmoid", "default", IMAGE)
+case("HardSigmoid", "steep", IMAGE, alpha=0.7, beta=0.3)
+case("HardSwish", "image", ("N", 4, 30))
+case("Clip", "both", IMAGE, scalar(-0.7), scalar(0.9))
+case("Clip", "low", IMAGE, scalar(-0.3))
+case("Clip", "high", IMAGE, None, scalar(0.4))
+case("Clip", "none", ROW)
+case("Identity", "image", IMAGE)
+case("Dropout", "inference", IMAGE)
+case("Dropout", "with ratio", ROW, scalar(0.3))
+case("Dropout", "with mask", ROW, scalar(0.3), outputs=2)
+case("Cast", "float to float", ROW, to=1, step=1.0)
+
+# ---- arithmetic ----------------------------------------------------------------------------------------------------
+for name in ("Add", "Sub", "Mul", "Div"):
+    low = 0.5 if name == "Div" else -1.0  # no division near 0
+    case(name, "bias right", IMAGE, w(4, 1, 1, low=low))
+    case(name, "bias left", w(4, 1, 1, low=low), ("N", 4, 7, 6) if name != "Div" else ("N", 4, 3, 3))
+    case(name, "full parameter", IMAGE, w(4, 7, 6, low=low))
+    case(name, "scalar", IMAGE, np.array(1.7, np.float32))
+    case(name, "one row parameter", ROW, w(1, 5, low=low))
+    case(name, "both computed", IMAGE, IMAGE)
+    case(name, "gate right", IMAGE, ("N", 4, 1, 1))
+    case(name, "gate left", ("N", 4, 1, 1), IMAGE)
+    case(name, "both spread", ("N", 1, 5), ("N", 3, 1))
+    case(name, "parameter spreads the computed", ("N", 1, 5), w(4, 5, low=low))
+    case(name, "parameter of higher rank", ("N", 5), w(3, 1, 5, low=low))
+    case(name, "computed without a batch", ("N", 4, 5), (4, 1))
+    case(name, "computed of lower rank", ("N", 4, 5), (5,))
+case("Mul", "with itself shaped", ("N", 3, 1, 4), ("N", 1, 2, 4))
+case("PRelu", "scalar slope", IMAGE, w(1))
+case("PRelu", "slope of each channel", IMAGE, w(4, 1, 1))
+case("PRelu", "slope of each element", IMAGE, w(4, 7, 6))
+case("PRelu", "slope of a row", ROW, w(5))
+case("PRelu", "negative slope", ROW, w(5, low=-1, high=-0.2))
+
+# ---- convolutions --------------------------------------------------------------------------------------------------
+case("Conv", "plain", IMAGE, w(3, 4, 3, 3), w(3))
+case("Conv", "no bias", IMAGE, w(3, 4, 3, 3))
+case("Conv", "pointwise", IMAGE, w(5, 4, 1, 1), w(5))
+case("Conv", "padded", IMAGE, w(3, 4, 3, 3), w(3), pads=[1, 1, 1, 1])
+case("Conv", "padded beyond the kernel", IMAGE, w(3, 4, 1, 1), w(3), pads=[1, 0, 0, 2])
+case("Conv", "uneven pads", IMAGE, w(3, 4, 3, 2), w(3), pads=[2, 0, 1, 1])
+case("Conv", "strided", IMAGE, w(3, 4, 3, 3), w(3), strides=[2, 2], pads=[1, 1, 1, 1])
+case("Conv", "stride that skips rows", IMAGE, w(3, 4, 2, 2), w(3), strides=[3, 2])
+case("Conv", "stride wider than the kernel", IMAGE, w(3, 4, 1, 1), w(3), strides=[2, 3])
+case("Conv", "dilated", IMAGE, w(3, 4, 3, 2), w(3), dilations=[2, 3])
+case("Conv", "dilated, strided, padded", IMAGE, w(3, 4, 2, 2), w(3), dilations=[2, 2], strides=[2, 1], pads=[1, 0, 2, 1])
+case("Conv", "grouped", IMAGE, w(6, 2, 3, 3), w(6), group=2)
+case("Conv", "grouped, strided", IMAGE, w(6, 2, 3, 3), w(6), group=2, strides=[2, 2], pads=[1, 1, 0, 0])
+case("Conv", "depthwise", IMAGE, w(4, 1, 3, 3), w(4), group=4, pads=[1, 1, 1, 1])
+case("Conv", "depthwise, multiplier 3", IMAGE, w(12, 1, 3, 3), w(12), group=4)
+case("Conv", "depthwise, multiplier 2, strided", IMAGE, w(8, 1, 3, 2), w(8), group=4, strides=[2, 2])
+case("Conv", "1-D", SIGNAL, w(3, 4, 3), w(3), pads=[1, 0], strides=[2])
+case("Conv", "3-D", VOLUME, w(3, 2, 2, 3, 1), w(3), pads=[1, 0, 0, 0, 1, 0], strides=[2, 1, 2])
+case("Conv", "SAME_UPPER", IMAGE, w(3, 4, 3, 4), w(3), auto_pad="SAME_UPPER", strides=[2, 2])
+case("Conv", "SAME_LOWER", IMAGE, w(3, 4, 2, 4), w(3), auto_pad="SAME_LOWER", strides=[1, 2])
+case("Conv", "VALID", IMAGE, w(3, 4, 3, 3), w(3), auto_pad="VALID", strides=[2, 2])
+case("Conv", "kernel_shape given", IMAGE, w(3, 4, 3, 3), w(3), kernel_shape=[3, 3])
+SMALL: Shape = ("N", 4, 3, 4)
+case("ConvTranspose", "plain", SMALL, w(4, 3, 3, 3), w(3))
+case("ConvTranspose", "no bias", SMALL, w(4, 3, 2, 2))
+case("ConvTranspose", "strided", SMALL, w(4, 3, 2, 3), w(3), strides=[2, 2])
+case("ConvTranspose", "padded", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 1], pads=[1, 0, 0, 1])
+case("ConvTranspose", "output_padding", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 3], output_padding=[1, 2], pads=[1, 1, 1, 1])
+case("ConvTranspose", "dilated", SMALL, w(4, 3, 2, 2), w(3), dilations=[2, 3], strides=[1, 2])
+case("ConvTranspose", "grouped", SMALL, w(4, 3, 2, 2), w(6), group=2, strides=[2, 2])
+case("ConvTranspose", "one output a group", SMALL, w(4, 1, 2, 2), w(2), group=2)
+case("ConvTranspose", "depthwise", SMALL, w(4, 1, 3, 3), w(4), group=4, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
+case("ConvTranspose", "depthwise, multiplier 2", SMALL, w(4, 2, 2, 2), w(8), group=4)
+case("ConvTranspose", "1-D", ("N", 4, 5), w(4, 3, 3), w(3), strides=[3], output_padding=[1])
+case("ConvTranspose", "3-D", ("N", 2, 2, 3, 2), w(2, 3, 2, 2, 2), w(3), strides=[2, 1, 2])
+case("ConvTranspose", "SAME_UPPER", SMALL, w(4, 3, 3, 3), w(3), auto_pad="SAME_UPPER", strides=[2, 2])
+case("ConvTranspose", "SAME_LOWER", SMALL, w(4, 3, 3, 4), w(3), auto_pad="SAME_LOWER", strides=[2, 1])
+case("ConvTranspose", "output_shape", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 2], output_shape=[6, 8])
+case("ConvTranspose", "output_shape, uneven", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 2], output_shape=[6, 7], auto_pad="SAME_UPPER")
+
+# ---- products ------------------------------------------------------------------------------------------------------
+case("Gemm", "transB 1", ROW, w(3, 5), w(3), transB=1)
+case("Gemm", "transB 0", ROW, w(5, 3), w(3))
+case("Gemm", "no bias", ROW, w(5, 3))
+case("Gemm", "alpha and beta", ROW, w(5, 3), w(3), alpha=0.3, beta=1.7)
+case("Gemm", "alpha, transB 1", ROW, w(3, 5), w(3), transB=1, alpha=-2.0)
+case("Gemm", "bias of one row", ROW, w(5, 3), w(1, 3))
+case("Gemm", "scalar bias", ROW, w(5, 3), w(1))
+case("MatMul", "matrix", ROW, w(5, 3))
+case("MatMul", "matrix for every token", ("N", 4, 5), w(5, 3))
+case("MatMul", "stacked parameters", ("N", 2, 4, 5), w(2, 5, 3))
+case("MatMul", "parameter on the left", w(3, 4), ("N", 4, 5))
+case("MatMul", "both computed", ("N", 4, 5), ("N", 5, 3))
+case("MatMul", "heads", ("N", 2, 4, 5), ("N", 2, 5, 4))
+case("MatMul", "right side spreads", ("N", 2, 4, 5), ("N", 1, 5, 3))
+case("MatMul", "left side spreads", ("N", 1, 4, 5), ("N", 2, 5, 3))
+case("MatMul", "right side without a batch", ("N", 2, 4, 5), (5, 3))
+case("MatMul", "stacked right side without a batch", ("N", 2, 4, 5), (2, 5, 3))
+
+# ---- pooling -------------------------------------------------------------------------------------------------------
+case("MaxPool", "plain", IMAGE, kernel_shape=[2, 2], strides=[2, 2])
+case("MaxPool", "overlapping", IMAGE, kernel_shape=[3, 3], strides=[2, 2])
+case("MaxPool", "stride 1", IMAGE, kernel_shape=[3, 2])
+case("MaxPool", "padded", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 1])
+case("MaxPool", "ceil_mode", IMAGE, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1)
+case("MaxPool", "dilated", IMAGE, kernel_shape=[2, 2], dilations=[3, 2], strides=[1, 2])
+case("MaxPool", "SAME_LOWER", IMAGE, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER")
+case("MaxPool", "1-D", SIGNAL, kernel_shape=[3], strides=[2])
+case("MaxPool", "3-D", VOLUME, kernel_shape=[2, 2, 2], strides=[1, 2, 1])
+case("MaxPool", "column order of its indices", IMAGE, kernel_shape=[2, 2], storage_order=1, outputs=2)
+case("AveragePool", "plain", IMAGE, kernel_shape=[2, 2], strides=[2, 2])
+case("AveragePool", "overlapping", IMAGE, kernel_shape=[3, 3], strides=[2, 1])
+case("AveragePool", "stride wider than the kernel", IMAGE, kernel_shape=[2, 1], strides=[3, 2])
+case("AveragePool", "padding left out", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+case("AveragePool", "padding counted", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=1)
+case("AveragePool", "uneven pads left out", IMAGE, kernel_shape=[3, 2], pads=[2, 0, 0, 1])
+case("AveragePool", "uneven pads counted", IMAGE, kernel_shape=[3, 2], pads=[2, 0, 0, 1], count_include_pad=1, strides=[2, 1])
+case("AveragePool", "ceil_mode", IMAGE, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1)
+case("AveragePool", "ceil_mode, padding left out", IMAGE, kernel_shape=[3, 3], strides=[3, 3], pads=[1, 1, 1, 1], ceil_mode=1)
+case("AveragePool", "ceil_mode, padding counted", IMAGE, kernel_shape=[3, 3], strides=[3, 3], pads=[1, 0, 1, 0], ceil_mode=1, count_include_pad=1)
+case("AveragePool", "dilated", IMAGE, kernel_shape=[2, 2], dilations=[2, 3])
+case("AveragePool", "SAME_UPPER", IMAGE, kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER")
+case("AveragePool", "1-D", SIGNAL, kernel_shape=[4], strides=[3], pads=[2, 1])
+case("AveragePool", "3-D", VOLUME, kernel_shape=[2, 3, 1], strides=[2, 1, 1])
+case("GlobalAveragePool", "image", IMAGE)
+case("GlobalAveragePool", "signal", SIGNAL)
+case("ReduceMean", "space", IMAGE, ints(2, 3))
+case("ReduceMean", "space, axes dropped", IMAGE, ints(2, 3), keepdims=0)
+case("ReduceMean", "negative axes", IMAGE, ints(-1, -2), keepdims=0)
+case("ReduceMean", "channels", IMAGE, ints(1), keepdims=1)
+case("ReduceMean", "channels, axis dropped", IMAGE, ints(-3), keepdims=0)
+case("ReduceMean", "nothing", IMAGE, noop_with_empty_axes=1)
+
+# ---- normalisation -------------------------------------------------------------------------------------------------
+NORM = [w(4, low=0.4), w(4), w(4, low=-0.5), w(4, low=0.2, high=2.0)]
+case("BatchNormalization", "image", IMAGE, *NORM)
+case("BatchNormalization", "signal, epsilon", SIGNAL, *NORM, epsilon=0.1)
+case("BatchNormalization", "row", ("N", 4), *NORM)
+case("Softmax", "last axis", ROW)
+case("Softmax", "channels", IMAGE, axis=1)
+case("Softmax", "negative axis", IMAGE, axis=-2)
+
+# ---- shapes --------------------------------------------------------------------------------------------------------
+case("Flatten", "axis 1", IMAGE)
+case("Flatten", "axis 2", IMAGE, axis=2)
+case("Flatten", "axis -1", IMAGE, axis=-1)
+case("Reshape", "to a row", IMAGE, ints(-1, 168))
+case("Reshape", "copy the batch", IMAGE, ints(0, -1))
+case("Reshape", "merge space", IMAGE, ints(0, 4, 42))
+case("Reshape", "split channels", IMAGE, ints(-1, 2, 2, 7, 6))
+case("Reshape", "into the batch", IMAGE, ints(-1, 7, 6))
+case("Squeeze", "axes", ("N", 4, 1, 1), ints(2, 3))
+case("Squeeze", "negative axis", ("N", 1, 5), ints(-2))
+case("Unsqueeze", "axes", ROW, ints(2, 3))
+case("Unsqueeze", "between", ROW, ints(1))
+case("Unsqueeze", "in front", ROW, ints(0))
+case("Transpose", "to channels last", IMAGE, perm=[0, 2, 3, 1])
+case("Transpose", "batch moves", SIGNAL, perm=[1, 0, 2])
+case("Transpose", "default", ROW)
+case("Concat", "channels", IMAGE, ("N", 2, 7, 6), axis=1)
+case("Concat", "negative axis", SIGNAL, ("N", 4, 2), axis=-1)
+case("Concat", "three, one twice as wide", ROW, ("N", 2), ("N", 10), axis=1)
+case("Concat", "alone", ROW, axis=1)
+case("Gather", "list", IMAGE, ints(2, 0, 0), axis=1)
+case("Gather", "one", IMAGE, np.array(-1, np.int64), axis=2)
+case("Pad", "space", IMAGE, ints(0, 0, 1, 2, 0, 0, 0, 1))
+case("Pad", "channels", SIGNAL, ints(0, 1, 0, 0, 2, 0))
+case("Pad", "value", ROW, ints(0, 1, 0, 2), scalar(0.7))
+case("Pad", "axes", IMAGE, ints(1, 2), None, ints(-1))
+case("Pad", "cut", IMAGE, ints(0, 0, -1, 0, 0, 0, 2, -2))
