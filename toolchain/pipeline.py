@@ -122,11 +122,11 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
         )
     accuracy = accuracies(job, model, pruned, final if refits else None)
     log.done("recover", describe_recovery(refits, accuracy))
-    files, emitted = emission(job, final, results)
+    emitted = [dataclasses.asdict(e) for e in emission(job, final, results)]
     log.done(
         "export", " · ".join(f"{e['path']} {e['bytes'] / 2**20:.2f} MiB · max |Δ| {e['max_abs']:.1e}" for e in emitted)
     )
-    rows = measured(job, dense_lite, files)
+    rows = measured(job, dense_lite, results)
     log.done("bench", describe_rows(rows))
     report = {
         "schema": "jettison.report/1",
@@ -163,6 +163,8 @@ def outputs_of(job: Job) -> dict[str, Path]:
     unknown = set(job.formats) - set(FORMATS)
     if unknown:
         raise UsageError(f"unknown format '{min(unknown)}'", way_out=f"Use {', '.join(FORMATS)}")
+    if "onnx" not in job.formats:
+        raise UsageError("the result is an ONNX file first", way_out="Use --to onnx,tflite or --to onnx")
     if job.criterion not in CRITERIA:
         raise UsageError(f"unknown criterion '{job.criterion}'", way_out=f"Use one of {', '.join(CRITERIA)}")
     if CRITERIA[job.criterion][1] and job.calibration is None:
@@ -240,34 +242,34 @@ def accuracy_row(samples: Samples, before: Accuracy, pruned: Accuracy, recovered
     }  # fmt: skip
 
 
-def emission(job: Job, final: Model, results: dict[str, Path]) -> tuple[dict[str, Path], list[dict[str, Any]]]:
+def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionCheck]:
     """Write the asked-for files and compare each, as it lies on disk, with onnxruntime on the graph in memory."""
     samples = dict(job.calibration.balanced(CHECK_SAMPLES, job.seed).inputs) if job.calibration else probes(final)
-    files = {"onnx": results["onnx"]}
-    save(final, results["onnx"], force=True)
-    again = compare(final, load(results["onnx"]), samples, "graph in memory", threads=job.threads)
-    size = results["onnx"].stat().st_size
-    rows = [
-        EmissionCheck(results["onnx"].name, "onnx", size, again.samples, again.max_abs, again.max_rel, again.passed)
-    ]
+    rows = []
+    if "onnx" in job.formats:
+        path = results["onnx"]
+        save(final, path, force=True)
+        same = compare(final, load(path), samples, "graph in memory", threads=job.threads)
+        size = path.stat().st_size
+        rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))
     if "tflite" in job.formats:
-        files["tflite"] = results["tflite"]
+        path = results["tflite"]
         data = emit.to_tflite(final, {"tool": f"jettison {__version__}", "source_sha256": final.sha256}).data
-        write_atomic(results["tflite"], lambda file: file.write(data))
-        rows.append(dataclasses.replace(emit.check(final, results["tflite"], samples), path=results["tflite"].name))
-    return files, [dataclasses.asdict(r) for r in rows]
+        write_atomic(path, lambda file: file.write(data))
+        rows.append(dataclasses.replace(emit.check(final, path, samples), path=path.name))
+    return rows
 
 
-def measured(job: Job, dense_lite: bytes | None, files: dict[str, Path]) -> list[Measurement]:
+def measured(job: Job, dense_lite: bytes | None, results: dict[str, Path]) -> list[Measurement]:
     """Latency and memory of the original and the result, turn by turn in child processes."""
     if job.runs < 1:
         return []
     with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
-        pairs = [(job.model, "ort"), (files["onnx"], "ort")]
+        pairs = [(job.model, "ort"), (results["onnx"], "ort")]
         if dense_lite is not None:
             original = Path(folder) / f"{job.model.stem}.tflite"
             original.write_bytes(dense_lite)
-            pairs += [(original, "litert"), (files["tflite"], "litert")]
+            pairs += [(original, "litert"), (results["tflite"], "litert")]
         try:
             return measure_side_by_side(pairs, runs=job.runs, warmup=job.warmup, threads=job.threads)
         except RunnerError as error:

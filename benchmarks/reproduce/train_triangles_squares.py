@@ -31,7 +31,7 @@ from toolchain.shipped import triangles_squares_path
 from toolchain.synthetic import CLASSES, triangles_squares
 
 SIZE = 32
-EPOCHS, EPOCH_IMAGES, BATCH, RATE, DROPOUT = 6, 20_000, 64, 1e-3, 0.1
+EPOCHS, EPOCH_IMAGES, BATCH, RATE, DROPOUT = 5, 20_000, 64, 1e-3, 0.1
 # Seeds of triangles_squares: epoch e of run s draws from 1000 (s + 1) + e, so that all below 1000 stay unseen.
 TEST_SEED, TEST_IMAGES = 0, 10_000
 

@@ -20,6 +20,7 @@ class Case:
     inputs   tuple: shape of a computed input; array: parameter; None: left out
     step     of the central differences in float64; 1 where the op is linear but rounds to float32
     outputs  how many outputs the node hands out; only the first one is looked at
+    refused  a gradient rule must say that it does not know, rather than leave an input's share out
     """
 
     op: str
@@ -28,6 +29,7 @@ class Case:
     attributes: dict[str, Any] = field(default_factory=dict)
     step: float = 1e-6
     outputs: int = 1
+    refused: bool = False
 
     def __str__(self) -> str:
         return f"{self.op}-{self.label}"
@@ -56,9 +58,10 @@ def scalar(value: float) -> np.ndarray:
 CASES: list[Case] = []
 
 
-def case(op: str, label: str, *inputs: Any, step: float = 1e-6, outputs: int = 1, **attributes: Any) -> None:
-    """Add a row."""
-    CASES.append(Case(op, label, inputs, attributes, step, outputs))
+def case(op: str, label: str, *inputs: Any, **more: Any) -> None:
+    """Add a row; what is no field of Case is an attribute of the node."""
+    fields = {k: more.pop(k) for k in ("step", "outputs", "refused") if k in more}
+    CASES.append(Case(op, label, inputs, more, **fields))
 
 
 SIGNAL: Shape = ("N", 4, 9)
@@ -243,3 +246,22 @@ case("Pad", "channels", SIGNAL, ints(0, 1, 0, 0, 2, 0))
 case("Pad", "value", ROW, ints(0, 1, 0, 2), scalar(0.7))
 case("Pad", "axes", IMAGE, ints(1, 2), None, ints(-1))
 case("Pad", "cut", IMAGE, ints(0, 0, -1, 0, 0, 0, 2, -2))
+
+# ---- what has no gradient rule must say so -------------------------------------------------------------------------
+case("Gemm", "transA", (5, "N"), w(5, 3), w(3), transA=1, refused=True)
+case("Gemm", "computed right side", ROW, (5, 3), w(3), refused=True)
+case("Gemm", "computed bias", ROW, w(5, 3), ("N", 3), refused=True)
+case("MatMul", "vector", ("N", 4, 5), w(5), refused=True)
+case("Conv", "computed weights", IMAGE, (3, 4, 3, 3), w(3), refused=True)
+case("Conv", "computed bias", IMAGE, w(3, 4, 3, 3), (3,), refused=True)
+case("ConvTranspose", "computed weights", SMALL, (4, 3, 2, 2), refused=True)
+case("PRelu", "computed slope", IMAGE, (4, 1, 1), refused=True)
+case("BatchNormalization", "training mode", IMAGE, *NORM, training_mode=1, outputs=3, refused=True)
+case("BatchNormalization", "computed scale", IMAGE, (4,), *NORM[1:], refused=True)
+case("ReduceMean", "batch", IMAGE, ints(0), refused=True)
+case("ReduceMean", "everything", ROW, keepdims=0, refused=True)
+case("Concat", "batch", ROW, ROW, axis=0, refused=True)
+case("Pad", "reflect", IMAGE, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect", refused=True)
+case("Pad", "computed value", ROW, ints(0, 1, 0, 2), (), refused=True)
+case("Clip", "computed bound", ROW, (), refused=True)
+case("Cast", "to whole numbers", ROW, to=7, refused=True)

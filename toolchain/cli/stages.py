@@ -364,6 +364,8 @@ def export(
     force: bool,
 ) -> None:
     """Write other formats of a model, each checked against onnxruntime."""
+    from dataclasses import asdict
+
     from toolchain.data import load_samples
     from toolchain.files import check_new
     from toolchain.model import load
@@ -382,11 +384,11 @@ def export(
         check_new(path, force)
     loaded = load(model, parse_shapes(shapes))
     samples = None if data is None else load_samples(data, loaded, pixels)
-    _, rows = emission(Job(model, out, "", samples, formats=wanted, seed=seed), loaded, results)
-    show(rows, "table")
+    found = emission(Job(model, out, "", samples, formats=wanted, seed=seed), loaded, results)
+    show([asdict(f) for f in found], "table")
     for path in results.values():
         click.echo(f"wrote {path}")
-    if not all(r["passed"] for r in rows):
+    if not all(f.passed for f in found):
         raise GateFailed(
             "an emitted file differs from its model", way_out="Report the op that it names in jettison inspect"
         )

@@ -356,7 +356,14 @@ def backward(
             raise Unsupported(
                 f"{where(node)}: {error}", way_out="Use --criterion magnitude, or leave its layers out with --layers"
             ) from error
-        for v, dx in zip(node.inputs, grads, strict=True):
-            if v is not None and v in moving and dx is not None:
+        for i, (v, dx) in enumerate(zip(node.inputs, grads, strict=True)):
+            if v is None or v not in moving:
+                continue
+            if dx is not None:
                 cotangents[v] = g.op("Add", cotangents[v], dx) if v in cotangents else dx
+            elif v.dtype is None or v.dtype.is_floating_point():  # whole numbers, such as shapes, have no derivative
+                raise Unsupported(
+                    f"{where(node)} has no gradient rule for its computed input {i}",
+                    way_out="Use --criterion magnitude, or leave its layers out with --layers",
+                )
     return {v: cotangents[v] for v in wanted if v in cotangents}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -35,6 +36,7 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     **{"MAXIMUM": "MaximumMinimumOptions", "MINIMUM": "MaximumMinimumOptions", "MEAN": "ReducerOptions"},
     **{"BATCH_MATMUL": "BatchMatMulOptions", "PADV2": "PadV2Options"},
 }
+IN_PLACE = {"ADD", "SUB", "MUL", "DIV", "SOFTMAX"}  # ops whose result LiteRT may put where their input was
 ENUMS = {"padding": "Padding", ACTIVATION: "ActivationFunctionType"}
 
 
@@ -97,14 +99,38 @@ def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> Writer:
             view = writer.op("RESHAPE", view, np.array(view.tensor.shape, np.int32), newShape=list(view.tensor.shape))
         taken.add(view.tensor)
         writer.views[value] = view
-    needed = {writer.views[v].tensor for v in graph.outputs}
-    live: list[Operation] = []
+    ends = {writer.views[v].tensor for v in graph.outputs}
+    needed, live = set(ends), list[Operation]()
     for operation in reversed(writer.operations):
         if operation.output in needed:
             needed.update(operation.inputs)
-            live.insert(0, operation)
-    writer.operations = live
+            live.append(operation)
+    writer.operations = copied(live[::-1], ends)
     return writer
+
+
+def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
+    """The ops, with a copy in front of a RESHAPE whose source LiteRT would overwrite.
+
+    LiteRT 2.3 without XNNPACK lets an op write into a reshaped tensor although the source, itself computed in place, is
+    still to be read.
+    """
+    readers: defaultdict[Tensor, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        for tensor in operation.inputs:
+            readers[tensor].append(operation)
+    result: list[Operation] = []
+    for o in operations:
+        x = o.inputs[0]
+        is_read_again = len(readers[x]) > 1 or x in ends
+        is_risky = o.code == "RESHAPE" and x.producer is not None and x.producer.code in IN_PLACE and is_read_again
+        if is_risky and any(r.code in IN_PLACE for r in readers[o.output]):
+            copy = Tensor(x.shape, x.dtype, f"{o.output.stem}/copy")
+            window = [Tensor((len(x.shape),), np.int32, "", np.array(v)) for v in ([0] * len(x.shape), x.shape)]
+            result.append(Operation("SLICE", [x, *window], copy, {}))
+            o = Operation(o.code, [copy, *o.inputs[1:]], o.output, o.options)
+        result.append(o)
+    return result
 
 
 def cost(writer: Writer) -> tuple[int, int]:

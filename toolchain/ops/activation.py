@@ -130,6 +130,16 @@ def pass_through(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [dy, *[None] * (len(n.inputs) - 1)]
 
 
+def cast_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Between float types a copy; whole numbers have no derivative."""
+    x = n.inputs[0]
+    assert x is not None
+    if not ir.DataType(attribute(n, "to")).is_floating_point():
+        raise NotImplementedError("a cast to whole numbers has no gradient rule")
+    is_float = x.dtype is None or x.dtype.is_floating_point()
+    return [g.op("Cast", dy, to=ir.DataType.FLOAT.value) if is_float else None]
+
+
 def copy_lite(w: Any, n: ir.Node) -> None:
     """The same tensor."""
     if any(v.uses() or v.is_graph_output() for v in n.outputs[1:]):
@@ -145,4 +155,4 @@ def cast_lite(w: Any, n: ir.Node) -> None:
 
 op("Identity", channels=same, vjp=pass_through, ray=linear, lite=copy_lite)
 op("Dropout", channels=same, vjp=pass_through, ray=linear, lite=copy_lite)  # at inference a copy
-op("Cast", channels=same, vjp=lambda g, n, dy: [g.op("Cast", dy, to=ir.DataType.FLOAT.value)], lite=cast_lite)
+op("Cast", channels=same, vjp=cast_vjp, lite=cast_lite)

@@ -28,14 +28,15 @@ def batchnorm_channels(n: ir.Node, u: Units) -> None:
 def batchnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     """dx = dy·γ / √(σ² + ε)."""
     scale, variance = constant(n.inputs[1]), constant(n.inputs[4])
-    assert scale is not None and variance is not None
+    if attribute(n, "training_mode", 0) or scale is None or variance is None:
+        raise NotImplementedError("statistics of the batch, or computed ones, have no gradient rule")
     slope = scale / np.sqrt(variance + attribute(n, "epsilon", 1e-5))
     return [g.op("Mul", dy, g.f32(slope.reshape(-1, *[1] * (len(dims(n.outputs[0])) - 2)))), *[None] * 4]
 
 
 def batchnorm_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
-    """Affine with a bias."""
-    return linear_with_bias(n, rays)
+    """Affine with a bias; the batch's own statistics bend it."""
+    return Ray.CURVED if attribute(n, "training_mode", 0) else linear_with_bias(n, rays)
 
 
 def batchnorm_lite(w: Any, n: ir.Node) -> None:

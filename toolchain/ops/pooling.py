@@ -27,7 +27,7 @@ class Window:
 
 
 def window(n: ir.Node) -> Window:
-    """The window of a Conv, ConvTranspose or pooling node with its defaults filled in and auto_pad resolved."""
+    """The window of a Conv, ConvTranspose or pooling node: defaults filled in, auto_pad and output_shape resolved."""
     x, y = n.inputs[0], n.outputs[0]
     assert x is not None
     weights = argument(n, 1)
@@ -37,7 +37,7 @@ def window(n: ir.Node) -> Window:
     pads, auto = attribute(n, "pads", [0] * 2 * rank), attribute(n, "auto_pad", "NOTSET")
     if auto == "VALID":
         pads = [0] * 2 * rank
-    elif auto.startswith("SAME"):
+    elif auto.startswith("SAME") or attribute(n, "output_shape"):
         wide, narrow = (y, x) if n.op_type == "ConvTranspose" else (x, y)
         total = [
             max((dims(narrow)[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - dims(wide)[2 + i], 0)

@@ -1,0 +1,346 @@
+"""Laws of the op table, over every row of cases.py: gradients, rays, multiply-accumulates, channels."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from cases import CASES, Case
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from toolchain.compress.gradient import Tail, Writer, backward, rays_of
+from toolchain.errors import Unsupported
+from toolchain.inference import infer
+from toolchain.model import Model, apply
+from toolchain.ops import OPS
+from toolchain.ops.table import Ray, dims
+from toolchain.session import session
+
+K = 3  # cotangents at once
+BATCH = 2
+ROUNDING = 1e-5  # float32 sums of a few hundred terms, relative to the sum of their sizes
+DERIVABLE = [c for c in CASES if OPS[c.op].vjp is not None and not c.refused]
+
+
+def name_of(i: int) -> str:
+    return f"x{i}"
+
+
+def concrete(case: Case, batch: int = BATCH) -> dict[str, np.ndarray]:
+    """Computed inputs in float64: all values different, none near a kink, none near 0 where it divides."""
+    feed = {}
+    for i, shape in case.computed.items():
+        size = [batch if d == "N" else int(d) for d in shape]
+        generator = np.random.default_rng([i, *size])
+        count = int(np.prod(size))
+        values = (generator.permutation(count) + 0.37) * 4.0 / count - 2.0
+        if case.op == "Div" and i == 1:
+            values = np.sign(values) * (np.abs(values) + 0.5)
+        feed[name_of(i)] = values.reshape(size)
+    return feed
+
+
+def proto(case: Case, dtype: type = np.float32, **changed: Any) -> onnx.ModelProto:
+    """A model of one node; parameters of float type in `dtype`."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    names = ["" if x is None else name_of(i) for i, x in enumerate(case.inputs)]
+    parameters = {i: x for i, x in enumerate(case.inputs) if isinstance(x, np.ndarray)}
+    node = helper.make_node(
+        case.op, names, [f"y{i}" for i in range(case.outputs)], name="node", **(case.attributes | changed)
+    )
+    graph = helper.make_graph(
+        [node],
+        "case",
+        [helper.make_tensor_value_info(name_of(i), element, s) for i, s in case.computed.items()],
+        [helper.make_empty_tensor_value_info("y0")],
+        [
+            numpy_helper.from_array(p.astype(dtype) if p.dtype == np.float32 else p, name_of(i))
+            for i, p in parameters.items()
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def model_of(case: Case) -> Model:
+    """The node as the toolchain sees it: settled shapes with a free batch."""
+    model = ir.from_proto(proto(case))
+    given = {str(v.name): case.computed[int(str(v.name)[1:])] for v in model.graph.inputs}
+    walks = (
+        infer(model.graph, {v: tuple(b if d == "N" else int(d) for d in given[str(v.name)]) for v in model.graph.inputs}, None)
+        for b in (2, 3)
+    )
+    apply(model.graph, *walks)
+    return Model(model, "0" * 64, 20)
+
+
+class Exact:
+    """The node in float64, by onnx's own reference: independent of onnxruntime.
+
+    Workarounds for the reference of onnx 1.23: grouped ConvTranspose is put together group by group; output_shape and
+    MaxPool's auto_pad are written out as pads (ignored, and wrong for SAME_LOWER); Pad runs in onnxruntime (it cannot cut).
+    """
+
+    def __init__(self, case: Case) -> None:
+        changed: dict[str, Any] = {}
+        if case.op == "Cast" and case.attributes["to"] == 1:
+            changed = {"to": onnx.TensorProto.DOUBLE}
+        if case.op == "MaxPool":
+            changed = {"auto_pad": "NOTSET", "pads": explicit_pads(case)}
+        if "output_shape" in case.attributes:
+            pads, left = explicit_pads(case), {k: v for k, v in case.attributes.items() if k != "output_shape"}
+            case = dataclasses.replace(case, attributes=left | {"auto_pad": "NOTSET", "pads": pads})
+        self.groups = case.attributes.get("group", 1) if case.op == "ConvTranspose" else 1
+        if self.groups > 1:
+            x, w, *bias = (np.zeros(i[1:]) if isinstance(i, tuple) else i for i in case.inputs)
+            shapes = [("N", len(x) // self.groups, *x.shape[1:])]
+            self.parts = [
+                Exact(dataclasses.replace(case, inputs=(*shapes, *p), attributes=case.attributes | {"group": 1}))
+                for p in zip(np.split(w, self.groups), *(np.split(b, self.groups) for b in bias), strict=True)
+            ]
+        else:
+            runner = ReferenceEvaluator if case.op != "Pad" else lambda m: session(ir.from_proto(m))
+            self.evaluator = runner(proto(case, np.float64, **changed))
+
+    def __call__(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        if self.groups > 1:
+            xs = np.split(feed["x0"], self.groups, axis=1)
+            return np.concatenate([f({"x0": x}) for f, x in zip(self.parts, xs, strict=True)], axis=1)
+        return np.asarray(self.evaluator.run(["y0"], feed)[0], np.float64)
+
+
+def gradients(case: Case, feed: dict[str, np.ndarray], u: np.ndarray) -> dict[str, np.ndarray]:
+    """Jᵀu of K cotangents [K, *y] by the table's rule in onnxruntime, {input: [K, *x]}."""
+    model = model_of(case)
+    writer = Writer(model, K)
+    inputs = {v: writer.input(str(v.name), v) for v in model.graph.inputs}
+    values = dict(inputs)
+    writer.copy(list(model.graph), values, "forward/")
+    y = model.graph[0].outputs[0]
+    seed = ir.Value(name="u", shape=ir.Shape([K, *u.shape[1:]]), type=ir.TensorType(ir.DataType.FLOAT))
+    writer.inputs.append(seed)
+    found = backward(writer.tape, list(model.graph), values, {y: seed}, list(inputs))
+    out = [(writer.tape.op("Identity", found[v]), f"d{v.name}", [K, *(d if isinstance(d, int) else "N" for d in v.shape)]) for v in inputs]
+    runner = session(writer.finish(out))
+    single = {k: v.astype(np.float32) for k, v in feed.items()} | {"u": u.astype(np.float32)}
+    asked = {i.name for i in runner.get_inputs()}
+    answers = runner.run(None, {k: v for k, v in single.items() if k in asked})
+    return {str(v.name): a for v, a in zip(inputs, answers, strict=True)}
+
+
+@pytest.mark.parametrize("case", DERIVABLE, ids=str)
+def test_a_gradient_rule_is_the_transpose_of_the_derivative(case: Case) -> None:
+    """⟨v, Jᵀu⟩ = ⟨Jv, u⟩, Jv by central differences in float64."""
+    f, x = Exact(case), concrete(case)
+    generator = np.random.default_rng(1)
+    u = generator.standard_normal((K, *f(x).shape))
+    back = gradients(case, x, u)
+    for name, value in x.items():
+        assert back[name].shape == (K, *value.shape)
+        v = generator.standard_normal(value.shape)
+        jv = (f(x | {name: value + case.step * v}) - f(x | {name: value - case.step * v})) / (2 * case.step)
+        for k in range(K):
+            left, right = float((v * back[name][k]).sum()), float((jv * u[k]).sum())
+            scale = float(np.abs(v * back[name][k]).sum() + np.abs(jv * u[k]).sum())
+            assert abs(left - right) <= ROUNDING * scale + 1e-9, (name, k, left, right)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.refused], ids=str)
+def test_a_gradient_that_no_rule_knows_is_refused_by_name(case: Case) -> None:
+    y = dims(model_of(case).graph[0].outputs[0])
+    u = np.zeros((K, *(BATCH if d < 0 else d for d in y)))
+    with pytest.raises(Unsupported, match=f"{case.op} 'node'"):
+        gradients(case, concrete(case), u)
+
+
+# ---- rays ----------------------------------------------------------------------------------------------------------
+def on_ray(kinds: dict[str, Ray | None], feed: dict[str, np.ndarray], alpha: float) -> dict[str, np.ndarray]:
+    """Inputs at α: a homogeneous one is α x, an affine one x0 + α (x − x0), None a constant."""
+    origin = {k: np.random.default_rng([5, i]).standard_normal(v.shape) for i, (k, v) in enumerate(feed.items())}
+    at = {Ray.HOMOGENEOUS: lambda k, v: alpha * v, Ray.AFFINE: lambda k, v: origin[k] + alpha * (v - origin[k])}
+    return {k: at[kind](k, v) if (kind := kinds[k]) is not None else v for k, v in feed.items()}
+
+
+@pytest.mark.parametrize("case", [c for c in DERIVABLE if OPS[c.op].ray is not None], ids=str)
+def test_a_straight_ray_is_straight_and_its_jacobian_stands_still(case: Case) -> None:
+    f, x, rule = Exact(case), concrete(case), OPS[case.op].ray
+    node = model_of(case).graph[0]
+    claims = 0
+    for choice in itertools.product((None, Ray.AFFINE, Ray.HOMOGENEOUS), repeat=len(x)):
+        kinds = dict(zip(x, choice, strict=True))
+        if all(k is None for k in choice):
+            continue
+        ray = rule(node, [kinds.get(name_of(i)) for i in range(len(node.inputs))])
+        if ray is Ray.CURVED:
+            continue
+        claims += 1
+        y = {a: f(on_ray(kinds, x, a)) for a in (0.0, 0.3, 0.75, 1.0)}
+        start = 0.0 if ray is Ray.HOMOGENEOUS else y[0.0]
+        for alpha in (0.3, 0.75):
+            np.testing.assert_allclose(y[alpha], start + alpha * (y[1.0] - start), rtol=1e-6, atol=1e-6)
+        u = np.random.default_rng(2).standard_normal((K, *y[1.0].shape))
+        near, far = (gradients(case, on_ray(kinds, x, a), u) for a in (0.3, 1.0))
+        for name in (k for k in x if kinds[k] is not None):
+            np.testing.assert_allclose(near[name], far[name], rtol=1e-5, atol=1e-5)
+    assert claims or case.op in {"Div", "MatMul"}, "no ray is ever straight: why is there a rule?"
+
+
+def test_a_ray_is_curved_where_the_table_has_no_rule() -> None:
+    case = next(c for c in CASES if c.op == "Sigmoid")
+    model = model_of(case)
+    x, node = model.graph.inputs[0], model.graph[0]
+    rays = rays_of(Tail(x, (node,), (), node.outputs[0]))
+    assert OPS["Sigmoid"].ray is None and rays[node.outputs[0]] is Ray.CURVED
+
+
+# ---- multiply-accumulates ------------------------------------------------------------------------------------------
+def products(case: Case) -> int:
+    """Products that one sample takes, counted one by one: with ones everywhere an output is the number of its terms.
+
+    Padding is written out as ones: a kernel does its work there too. What a transposed convolution cuts off was work.
+    """
+    ones = [None if x is None else np.ones([1 if d == "N" else d for d in x] if isinstance(x, tuple) else x.shape) for x in case.inputs]
+    attributes, pads = dict(case.attributes), []
+    if case.op == "Conv":
+        pads = explicit_pads(case)
+        attributes = {k: v for k, v in attributes.items() if k not in ("pads", "auto_pad")}
+        rank = len(pads) // 2
+        ones[0] = np.pad(ones[0], [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)], constant_values=1)
+    if case.op == "ConvTranspose":
+        attributes = {k: v for k, v in attributes.items() if k in ("strides", "dilations", "group")}
+    if case.op in ("Conv", "ConvTranspose", "Gemm") and len(ones) > 2:
+        ones = ones[:2]
+    attributes = {k: v for k, v in attributes.items() if k not in ("alpha", "beta")}
+    counted = dataclasses.replace(case, inputs=(ones[0].shape, *ones[1:]), attributes=attributes)
+    return round(Exact(counted)({"x0": ones[0]}).sum())
+
+
+def explicit_pads(case: Case) -> list[int]:
+    """Pads of a convolution or pooling, auto_pad and output_shape resolved by ONNX's formulas."""
+    kernel = case.attributes["kernel_shape"] if "Pool" in case.op else case.inputs[1].shape[2:]
+    rank, size, auto = len(kernel), case.inputs[0][2:], case.attributes.get("auto_pad", "NOTSET")
+    strides, asked = case.attributes.get("strides", [1] * rank), case.attributes.get("output_shape")
+    if asked:
+        total = [t * (s - 1) + k - o for s, t, k, o in zip(size, strides, kernel, asked, strict=True)]
+    elif auto.startswith("SAME"):
+        total = [max((-(-s // t) - 1) * t + k - s, 0) for s, t, k in zip(size, strides, kernel, strict=True)]
+    else:
+        return list(case.attributes.get("pads", [0] * 2 * rank))
+    small, large = [t // 2 for t in total], [-(-t // 2) for t in total]
+    return small + large if auto == "SAME_UPPER" else large + small
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].macs is not None and not c.refused], ids=str)
+def test_multiply_accumulates_are_those_that_one_counts(case: Case) -> None:
+    assert OPS[case.op].macs(model_of(case).graph[0], dims) == products(case)
+
+
+# ---- channels ------------------------------------------------------------------------------------------------------
+def test_every_op_of_the_table_has_a_case() -> None:
+    assert set(OPS) == {c.op for c in CASES}
+
+
+def test_case_labels_are_unique() -> None:
+    assert len({str(c) for c in CASES}) == len(CASES)
+
+
+# ---- against torch -------------------------------------------------------------------------------------------------
+def symmetric(case: Case) -> tuple[int, ...]:
+    """Pads in torch's manner; skips where they differ between begin and end."""
+    pads = case.attributes.get("pads", [0, 0])
+    rank = len(pads) // 2
+    if pads[:rank] != pads[rank:] or case.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        pytest.skip("torch has no such padding")
+    return tuple(pads[:rank])
+
+
+def torch_conv(F: Any, case: Case, x: Any, w: Any, b: Any = None) -> Any:
+    a, rank = case.attributes, w.dim() - 2
+    settings = {"stride": a.get("strides", 1), "padding": symmetric(case) if "pads" in a else 0}
+    symmetric(case)
+    settings |= {"dilation": a.get("dilations", 1), "groups": a.get("group", 1)}
+    return getattr(F, f"conv{rank}d")(x, w, b, **settings)
+
+
+def torch_convtranspose(F: Any, case: Case, x: Any, w: Any, b: Any = None) -> Any:
+    a, rank = case.attributes, w.dim() - 2
+    if "output_shape" in a:
+        pytest.skip("torch has no output_shape")
+    settings = {"stride": a.get("strides", 1), "padding": symmetric(case) if "pads" in a else 0}
+    symmetric(case)
+    settings |= {"output_padding": a.get("output_padding", 0)}
+    settings |= {"dilation": a.get("dilations", 1), "groups": a.get("group", 1)}
+    return getattr(F, f"conv_transpose{rank}d")(x, w, b, **settings)
+
+
+def torch_pool(kind: str) -> Any:
+    def pool(F: Any, case: Case, x: Any) -> Any:
+        a = case.attributes
+        if "storage_order" in a or (kind == "avg" and a.get("dilations")):
+            pytest.skip("torch has no such pooling")
+        settings = {"stride": a.get("strides", 1), "padding": symmetric(case) if "pads" in a else 0}
+        symmetric(case)
+        settings |= {"ceil_mode": bool(a.get("ceil_mode", 0))}
+        settings |= {"count_include_pad": bool(a.get("count_include_pad", 0))} if kind == "avg" else {}
+        settings |= {"dilation": a["dilations"]} if "dilations" in a else {}
+        return getattr(F, f"{kind}_pool{x.dim() - 2}d")(x, a["kernel_shape"], **settings)
+
+    return pool
+
+
+def torch_gemm(F: Any, case: Case, x: Any, w: Any, b: Any = 0) -> Any:
+    a = case.attributes
+    return a.get("alpha", 1.0) * (x @ (w.T if a.get("transB") else w)) + a.get("beta", 1.0) * b
+
+
+TORCH: dict[str, Any] = {
+    "Conv": torch_conv,
+    "ConvTranspose": torch_convtranspose,
+    "Gemm": torch_gemm,
+    "MatMul": lambda F, c, a, b: a @ b,
+    "MaxPool": torch_pool("max"),
+    "AveragePool": torch_pool("avg"),
+    "GlobalAveragePool": lambda F, c, x: x.mean(tuple(range(2, x.dim())), keepdim=True),
+    "BatchNormalization": lambda F, c, x, s, b, m, v: F.batch_norm(x, m, v, s, b, eps=c.attributes.get("epsilon", 1e-5)),
+    "Softmax": lambda F, c, x: x.softmax(c.attributes.get("axis", -1)),
+    "Relu": lambda F, c, x: x.relu(),
+    "LeakyRelu": lambda F, c, x: F.leaky_relu(x, c.attributes.get("alpha", 0.01)),
+    "Elu": lambda F, c, x: F.elu(x, c.attributes.get("alpha", 1.0)),
+    "Sigmoid": lambda F, c, x: x.sigmoid(),
+    "Tanh": lambda F, c, x: x.tanh(),
+    "HardSwish": lambda F, c, x: F.hardswish(x),
+    "HardSigmoid": lambda F, c, x: (c.attributes.get("alpha", 0.2) * x + c.attributes.get("beta", 0.5)).clamp(0, 1),
+    "PRelu": lambda F, c, x, s: x.where(x > 0, s * x),
+    "Clip": lambda F, c, x, low=None, high=None: x if low is None and high is None else x.clamp(low, high),
+    "Add": lambda F, c, a, b: a + b,
+    "Sub": lambda F, c, a, b: a - b,
+    "Mul": lambda F, c, a, b: a * b,
+    "Div": lambda F, c, a, b: a / b,
+}
+
+
+@pytest.mark.parametrize("case", [c for c in DERIVABLE if c.op in TORCH], ids=str)
+def test_a_gradient_rule_agrees_with_torch(case: Case) -> None:
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    feed = concrete(case)
+    arguments = [
+        torch.tensor(feed[name_of(i)], requires_grad=True) if isinstance(x, tuple)
+        else None if x is None else torch.tensor(x.astype(np.float64))
+        for i, x in enumerate(case.inputs)
+    ]  # fmt: skip
+    y = TORCH[case.op](torch.nn.functional, case, *arguments)
+    u = np.random.default_rng(3).standard_normal((K, *y.shape))
+    back = gradients(case, feed, u)
+    leaves = [a for a in arguments if a is not None and a.requires_grad]
+    for k in range(K):
+        wanted = torch.autograd.grad(y, leaves, torch.tensor(u[k]), retain_graph=True)
+        for name, g in zip(feed, wanted, strict=True):
+            scale = max(float(g.abs().max()), 1e-3)
+            np.testing.assert_allclose(back[name][k], g.numpy(), rtol=0, atol=ROUNDING * scale)
