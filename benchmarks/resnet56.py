@@ -34,7 +34,9 @@ class Block(nn.Module):
 def resnet56() -> nn.Sequential:
     """[n, 3, 32, 32] -> logits [n, 10]: a convolution, three stages of nine blocks of 16, 32, 64 channels, a mean, a layer."""
     blocks = [Block(i, o, s) for i, o, s in ((16, 16, 1), (16, 32, 2), (32, 64, 2))]
-    stages = [nn.Sequential(b, *(Block(b.conv2.out_channels, b.conv2.out_channels, 1) for _ in range(8))) for b in blocks]
+    stages = [
+        nn.Sequential(b, *(Block(b.conv2.out_channels, b.conv2.out_channels, 1) for _ in range(8))) for b in blocks
+    ]
     stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
     return nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)).eval()
 

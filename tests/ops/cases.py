@@ -250,6 +250,7 @@ case("Pad", "cut", IMAGE, ints(0, 0, -1, 0, 0, 0, 2, -2))
 # ---- what has no gradient rule must say so -------------------------------------------------------------------------
 case("Gemm", "transA", (5, "N"), w(5, 3), w(3), transA=1, refused=True)
 case("Gemm", "computed right side", ROW, (5, 3), w(3), refused=True)
+case("Gemm", "parameter on the left", w(3, 5), (5, "N"), refused=True)
 case("Gemm", "computed bias", ROW, w(5, 3), ("N", 3), refused=True)
 case("MatMul", "vector", ("N", 4, 5), w(5), refused=True)
 case("Conv", "computed weights", IMAGE, (3, 4, 3, 3), w(3), refused=True)

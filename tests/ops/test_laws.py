@@ -16,11 +16,13 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from toolchain.compress.gradient import Tail, Writer, backward, rays_of
+from toolchain.compress.groups import freeze_untouched
 from toolchain.errors import Unsupported
 from toolchain.inference import infer
 from toolchain.model import Model, apply
 from toolchain.ops import OPS
 from toolchain.ops.table import Ray, dims
+from toolchain.ops.units import Labels, Units
 from toolchain.session import session
 
 K = 3  # cotangents at once
@@ -242,6 +244,82 @@ def test_multiply_accumulates_are_those_that_one_counts(case: Case) -> None:
 
 
 # ---- channels ------------------------------------------------------------------------------------------------------
+def removable(case: Case) -> tuple[Model, Labels, np.ndarray]:
+    """The node, its labels when nothing but its own channel rule speaks, and the labels that may go."""
+    model, units = model_of(case), Units()
+    node = model.graph[0]
+    OPS[case.op].channels(node, units)
+    for value in (*node.inputs, *node.outputs):
+        freeze_untouched(units, value, "untouched")
+    labels = units.solve()
+    flattened = {int(labels.root[i]) for _, _, inner in labels.nests for i in inner.ravel()}
+    shown = [labels.of(v, a) for v, a in labels.axes if v.const_value is None and v.shape[a] != 1]
+    found = np.unique(np.concatenate([np.zeros(0, np.int64), *shown]))
+    return model, labels, np.array([u for u in found[~labels.is_frozen(found)] if u not in flattened], np.int64)
+
+
+def without(model: Model, keep: dict[Any, np.ndarray]) -> ir.Model:
+    """The node with rows taken out of its parameters, and its attributes mended by the table."""
+    node = model.graph[0]
+    entry = OPS[node.op_type]
+    if entry.resize is not None:
+        entry.resize(node, lambda v, a: keep.get((v, a % len(v.shape)), np.ones(abs(dims(v)[a]), bool)))
+    for value in node.inputs:
+        if value is not None and value.const_value is not None:
+            array = value.const_value.numpy()
+            value.const_value = ir.tensor(sliced(array, value, keep), name=value.name)
+            value.shape = ir.Shape(value.const_value.shape)
+        elif value is not None:
+            value.shape = ir.Shape([f"{value.name}.{a}" for a in range(len(value.shape))])
+    node.outputs[0].shape = None
+    return model.ir
+
+
+def sliced(array: np.ndarray, value: ir.Value, keep: dict[Any, np.ndarray]) -> np.ndarray:
+    """The kept rows of every axis."""
+    for axis in range(array.ndim):
+        if (rows := keep.get((value, axis))) is not None and len(rows) == array.shape[axis]:
+            array = np.compress(rows, array, axis=axis)
+    return array
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].channels is not None], ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_a_channel_rule_ties_can_go_together(case: Case, seed: int) -> None:
+    """Rows taken out of inputs and parameters give the output without its rows, where masked inputs were summed away."""
+    model, labels, free = removable(case)
+    generator = np.random.default_rng([seed, len(free)])
+    gone = np.zeros(len(labels.root), bool)
+    for unit in generator.permutation(free)[: max(1, len(free) // 2)]:
+        trial = gone.copy()
+        trial[unit] = True
+        for _, outer, inner in labels.nests:  # a channel takes its places along
+            trial[labels.root[inner[trial[labels.root[outer]]]]] = True
+        if all((~trial[labels.root[i]]).any() for i in labels.axes.values() if i.size):
+            gone = trial
+    keep = {key: ~gone[labels.root[ids]] for key, ids in labels.axes.items() if ids.size}
+    node, feed = model.graph[0], {k: v.astype(np.float32) for k, v in concrete(case).items()}
+    masked = {}
+    for i, value in enumerate(node.inputs):
+        if value is None or value.const_value is not None:
+            continue
+        masked[str(value.name)] = feed[str(value.name)].copy()
+        for j, axis in OPS[case.op].contracts(node) if OPS[case.op].contracts else ():
+            key = (value, axis % len(value.shape))
+            if i == j and key in keep:
+                np.moveaxis(masked[str(value.name)], key[1], 0)[~keep[key]] = 0
+    (whole,) = session(model.ir.clone()).run(["y0"], masked)
+    wanted = sliced(whole, node.outputs[0], keep)
+    small = {str(v.name): sliced(feed[str(v.name)], v, keep) for v in model.graph.inputs}
+    (found,) = session(without(model, keep)).run(["y0"], small)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(whole).max())
+
+
+def test_every_channel_rule_lets_something_go() -> None:
+    movable = {c.op for c in CASES if OPS[c.op].channels is not None and len(removable(c)[2])}
+    assert movable == {name for name, entry in OPS.items() if entry.channels is not None}
+
+
 def test_every_op_of_the_table_has_a_case() -> None:
     assert set(OPS) == {c.op for c in CASES}
 

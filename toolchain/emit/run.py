@@ -94,7 +94,8 @@ def lite_outputs(path: Path, feeds: Arrays, threads: int = 1, timeout: float = 6
     """
     with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
         given, found = Path(folder, "feeds.npz"), Path(folder, "outputs.npz")
-        np.savez(given, **{f"x.{k}": v for k, v in feeds.items()})
+        arrays: dict[str, Any] = {f"x.{k}": v for k, v in feeds.items()}
+        np.savez(given, **arrays)
         command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads)]
         try:
             done = subprocess.run(

@@ -28,13 +28,14 @@ from toolchain.model import Model
 LARGEST = 2**31 - 2**20  # a flatbuffer's offsets are 31 bits
 LAYOUT = "jettison.layout"  # name of the metadata entry that says how inputs and outputs are permuted
 OPTIONS = {  # name of an op's options where it is not the op's own in the other spelling
-    **{
-        "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-        "MAX_POOL_2D": "Pool2DOptions",
-        "AVERAGE_POOL_2D": "Pool2DOptions",
-    },
-    **{"MAXIMUM": "MaximumMinimumOptions", "MINIMUM": "MaximumMinimumOptions", "MEAN": "ReducerOptions"},
-    **{"BATCH_MATMUL": "BatchMatMulOptions", "PADV2": "PadV2Options"},
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "MEAN": "ReducerOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "PADV2": "PadV2Options",
 }
 IN_PLACE = {"ADD", "SUB", "MUL", "DIV", "SOFTMAX"}  # ops whose result LiteRT may put where their input was
 ENUMS = {"padding": "Padding", ACTIVATION: "ActivationFunctionType"}
@@ -125,8 +126,9 @@ def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
         is_read_again = len(readers[x]) > 1 or x in ends
         is_risky = o.code == "RESHAPE" and x.producer is not None and x.producer.code in IN_PLACE and is_read_again
         if is_risky and any(r.code in IN_PLACE for r in readers[o.output]):
-            copy = Tensor(x.shape, x.dtype, f"{o.output.stem}/copy")
-            window = [Tensor((len(x.shape),), np.int32, "", np.array(v)) for v in ([0] * len(x.shape), x.shape)]
+            stem, rank = f"{o.output.stem}/copy", len(x.shape)
+            copy = Tensor(x.shape, x.dtype, stem)
+            window = [Tensor((rank,), np.int32, f"{stem}/window", np.array(v)) for v in ([0] * rank, x.shape)]
             result.append(Operation("SLICE", [x, *window], copy, {}))
             o = Operation(o.code, [copy, *o.inputs[1:]], o.output, o.options)
         result.append(o)
@@ -253,7 +255,7 @@ def held(tensors: Iterable[Tensor]) -> tuple[list[Aligned], list[int]]:
             numbers.append(0)
             continue
         array = np.ascontiguousarray(tensor.array, tensor.dtype)
-        key = ("" if tensor.dtype is np.int32 else tensor.stem, sha256(array).digest())
+        key = ("" if tensor.dtype is np.int32 else tensor.stem, sha256(array.data).digest())
         if key not in known:
             known[key] = len(buffers)
             buffers.append(Aligned(array))

@@ -58,9 +58,9 @@ def conv_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
 
 def conv_resize(n: ir.Node, keep: Keep) -> None:
     """A depthwise convolution has as many groups as channels that are left."""
-    x, w = n.inputs[0], n.inputs[1]
+    x, w, groups = n.inputs[0], n.inputs[1], attribute(n, "group", 1)
     assert x is not None and w is not None
-    if attribute(n, "group", 1) > 1 and dims(w)[1] == 1:
+    if groups > 1 and dims(w)[1] == 1 and dims(x)[1] == groups:
         n.attributes["group"] = ir.AttrInt64("group", int(keep(x, 1).sum()))
 
 
@@ -233,7 +233,7 @@ op(
     vjp=gemm_vjp,
     ray=linear_with_bias,
     macs=gemm_macs,
-    contracts=lambda n: [(0, 1 - attribute(n, "transA", 0))],
+    contracts=lambda n: [(0, 1 - attribute(n, "transA", 0)), (1, attribute(n, "transB", 0))],
     lite=gemm_lite,
 )
 

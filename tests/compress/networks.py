@@ -1,0 +1,472 @@
+"""Small living networks, written with onnx.helper: He-scaled weights, biases that are not zero, statistics of real data.
+
+A network whose output ignores its input proves nothing: a wrong pruner passes on it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from toolchain.model import Model, load
+
+PROBES = 32
+
+
+class Net:
+    """A graph under construction: methods add nodes and hand back the name of what they make.
+
+    inputs  name -> shape without the batch; `batch` is "N" or a number
+    """
+
+    def __init__(self, seed: int = 0, batch: str | int = "N", **inputs: tuple[int, ...]) -> None:
+        self.generator = np.random.default_rng([seed, 11])
+        self.batch, self.inputs = batch, inputs
+        self.nodes: list[onnx.NodeProto] = []
+        self.parameters: dict[str, np.ndarray] = {}
+
+    # ---- what has been built --------------------------------------------------------------------------------------
+    def proto(self, *outputs: str, opset: int = 20) -> onnx.ModelProto:
+        """The file, with these outputs (the last node's by default)."""
+        names = outputs or (self.nodes[-1].output[0],)
+        graph = helper.make_graph(
+            self.nodes,
+            "net",
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, [self.batch, *s]) for n, s in self.inputs.items()],
+            [helper.make_empty_tensor_value_info(n) for n in names],
+            [numpy_helper.from_array(a, n) for n, a in self.parameters.items()],
+        )
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+        known = {v.name: v for v in onnx.shape_inference.infer_shapes(proto).graph.output}
+        for output in proto.graph.output:
+            output.CopyFrom(known[output.name])
+        return proto
+
+    def model(self, *outputs: str) -> Model:
+        """The network as the toolchain reads it."""
+        return loaded(self.proto(*outputs))
+
+    def value(self, name: str) -> np.ndarray:
+        """What a value is on random inputs, [n, *s]."""
+        n = PROBES if self.batch == "N" else int(self.batch)
+        feed = samples({k: s for k, s in self.inputs.items()}, n, seed=5)
+        if name in feed:
+            return feed[name]
+        runner = ort.InferenceSession(self.proto(name).SerializeToString(), providers=["CPUExecutionProvider"])
+        return runner.run(None, {i.name: feed[i.name] for i in runner.get_inputs()})[0]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a value without its batch."""
+        return self.value(name).shape[1:]
+
+    # ---- parameters and nodes -------------------------------------------------------------------------------------
+    def hold(self, name: str, array: np.ndarray) -> str:
+        """A parameter of this name."""
+        self.parameters[name] = array
+        return name
+
+    def weight(self, name: str, *shape: int, terms: int) -> str:
+        """Weights that keep the variance of a sum of this many terms through a ReLU."""
+        scale = np.sqrt(2 / terms)
+        return self.hold(name, (self.generator.standard_normal(shape) * scale).astype(np.float32))
+
+    def bias(self, name: str, *shape: int) -> str:
+        """Biases that are not zero."""
+        return self.hold(name, self.generator.uniform(-0.3, 0.4, shape).astype(np.float32))
+
+    def op(self, kind: str, *inputs: Any, outputs: int = 1, name: str = "", **attributes: Any) -> str:
+        """Add a node; arrays become parameters named after it."""
+        name = name or f"{kind.lower()}{len(self.nodes)}"
+        read = [
+            self.hold(f"{name}.{i}", x) if isinstance(x, np.ndarray) else (x or "") for i, x in enumerate(inputs)
+        ]
+        made = [name, *(f"{name}:{i}" for i in range(1, outputs))]
+        self.nodes.append(helper.make_node(kind, read, made, name=name, **attributes))
+        return name
+
+    def conv(self, x: str, channels: int, kernel: int = 3, *, group: int = 1, bias: bool = True, **attributes: Any) -> str:
+        """A convolution that keeps the size of its input where neither stride nor pads are given."""
+        before, *space = self.shape(x)
+        name = f"conv{len(self.nodes)}"
+        kernels, columns = [kernel] * len(space), before // group
+        attributes = {"pads": [kernel // 2] * 2 * len(space)} | attributes
+        w = self.weight(f"{name}.weight", channels, columns, *kernels, terms=columns * kernel ** len(space))
+        b = [self.bias(f"{name}.bias", channels)] if bias else []
+        return self.op("Conv", x, w, *b, name=name, group=group, **attributes)
+
+    def dense(self, x: str, units: int, *, trans: int = 1) -> str:
+        """A Gemm, its weights [units, columns] or, with trans=0, [columns, units]."""
+        (columns,) = self.shape(x)
+        name = f"dense{len(self.nodes)}"
+        w = self.weight(f"{name}.weight", *((units, columns) if trans else (columns, units)), terms=columns)
+        return self.op("Gemm", x, w, self.bias(f"{name}.bias", units), name=name, transB=trans)
+
+    def norm(self, x: str) -> str:
+        """Batch normalisation with the statistics that its input has, a scale and an offset."""
+        h = self.value(x).astype(np.float64)
+        others = tuple(a for a in range(h.ndim) if a != 1)
+        name, channels = f"norm{len(self.nodes)}", h.shape[1]
+        scale = self.hold(f"{name}.weight", self.generator.uniform(0.6, 1.4, channels).astype(np.float32))
+        mean = self.hold(f"{name}.mean", h.mean(axis=others).astype(np.float32))
+        variance = self.hold(f"{name}.var", (h.var(axis=others) + 1e-2).astype(np.float32))
+        return self.op("BatchNormalization", x, scale, self.bias(f"{name}.bias", channels), mean, variance, name=name)
+
+    def relu(self, x: str) -> str:
+        """Relu."""
+        return self.op("Relu", x)
+
+    def head(self, x: str, classes: int = 4) -> str:
+        """Logits."""
+        return self.dense(x, classes)
+
+    def pooled(self, x: str) -> str:
+        """Mean over space, [N, C]."""
+        return self.op("Flatten", self.op("GlobalAveragePool", x))
+
+
+def loaded(proto: onnx.ModelProto | bytes) -> Model:
+    """A model read through a file, as a user's is."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        path.write_bytes(proto if isinstance(proto, bytes) else proto.SerializeToString())
+        return load(path)
+
+
+def samples(shapes: dict[str, tuple[int, ...]], n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded standard normal inputs {name: [n, *s]}."""
+    generator = np.random.default_rng(seed)
+    return {k: generator.standard_normal((n, *s)).astype(np.float32) for k, s in shapes.items()}
+
+
+# ---- the networks --------------------------------------------------------------------------------------------------
+def mlp() -> Net:
+    """Dense layers, one stored as [columns, units]."""
+    net = Net(1, x=(6,))
+    y = net.relu(net.dense("x", 10))
+    y = net.relu(net.dense(y, 9, trans=0))
+    net.head(y)
+    return net
+
+
+def alexnet() -> Net:
+    """Convolutions, overlapping max pools, a flatten, dense layers."""
+    net = Net(2, x=(3, 13, 13))
+    y = net.relu(net.conv("x", 6, 5, strides=[2, 2]))
+    y = net.op("MaxPool", y, kernel_shape=[3, 3], strides=[2, 2])
+    y = net.relu(net.conv(y, 8))
+    y = net.op("MaxPool", y, kernel_shape=[2, 2], strides=[1, 1])
+    y = net.relu(net.dense(net.op("Flatten", y), 12))
+    y = net.relu(net.dense(net.op("Dropout", y), 10))
+    net.head(y, 5)
+    return net
+
+
+def residual() -> Net:
+    """Three blocks on one stream, batch normalisation, a strided shortcut."""
+    net = Net(3, x=(3, 10, 10))
+    y = net.relu(net.norm(net.conv("x", 8, bias=False)))
+    z = net.norm(net.conv(net.relu(net.norm(net.conv(y, 6, bias=False))), 8, bias=False))
+    y = net.relu(net.op("Add", y, z))
+    z = net.norm(net.conv(net.relu(net.norm(net.conv(y, 7, strides=[2, 2]))), 10, bias=False))
+    y = net.relu(net.op("Add", z, net.norm(net.conv(y, 10, 1, strides=[2, 2]))))
+    z = net.norm(net.conv(net.relu(net.conv(y, 5)), 10))
+    y = net.relu(net.op("Add", y, z))
+    net.head(net.pooled(y))
+    return net
+
+
+def separable() -> Net:
+    """Depthwise convolutions, one with a multiplier, and Clip to [0, 6]."""
+    net = Net(4, x=(3, 9, 9))
+    bounds = np.array(0, np.float32), np.array(6, np.float32)
+    y = net.op("Clip", net.conv("x", 8, strides=[2, 2]), *bounds)
+    y = net.op("Clip", net.norm(net.conv(y, 8, group=8)), *bounds)
+    y = net.op("Clip", net.conv(y, 10, 1), *bounds)
+    y = net.op("Clip", net.conv(y, 20, group=10), *bounds)
+    y = net.relu(net.conv(y, 9, 1))
+    net.head(net.pooled(y))
+    return net
+
+
+def dense_block() -> Net:
+    """Every layer reads the concatenation of all before it."""
+    net = Net(5, x=(3, 8, 8))
+    stack = net.conv("x", 6)
+    for growth in (4, 5):
+        y = net.conv(net.relu(net.norm(stack)), growth)
+        stack = net.op("Concat", stack, y, axis=1)
+    y = net.op("AveragePool", net.relu(net.conv(stack, 7, 1)), kernel_shape=[2, 2], strides=[2, 2])
+    net.head(net.pooled(y))
+    return net
+
+
+def grouped() -> Net:
+    """Grouped convolutions between plain ones."""
+    net = Net(6, x=(4, 8, 8))
+    y = net.relu(net.conv("x", 12, 1))
+    y = net.relu(net.conv(y, 16, group=4))
+    y = net.relu(net.conv(y, 8, group=2))
+    y = net.relu(net.conv(y, 6, 1))
+    net.head(net.pooled(y))
+    return net
+
+
+def excitation() -> Net:
+    """Squeeze and excitation: channels gate themselves through two pointwise convolutions, and through two Gemms."""
+    net = Net(7, x=(3, 8, 8))
+    y = net.relu(net.conv("x", 8))
+    gate = net.op("ReduceMean", y, np.array([2, 3], np.int64), keepdims=1)
+    gate = net.op("Sigmoid", net.conv(net.relu(net.conv(gate, 4, 1)), 8, 1))
+    y = net.relu(net.conv(net.op("Mul", y, gate), 10))
+    gate = net.op("Flatten", net.op("GlobalAveragePool", y))
+    gate = net.op("HardSigmoid", net.dense(net.relu(net.dense(gate, 5)), 10))
+    gate = net.op("Reshape", gate, np.array([-1, 10, 1, 1], np.int64))
+    y = net.op("Mul", gate, y)
+    net.head(net.pooled(y))
+    return net
+
+
+def signal() -> Net:
+    """1-D convolutions, strided and dilated, flattened."""
+    net = Net(8, x=(2, 24))
+    y = net.relu(net.norm(net.conv("x", 8, 5, strides=[2])))
+    y = net.relu(net.conv(y, 6, 3, dilations=[2], pads=[2, 2]))
+    y = net.op("MaxPool", y, kernel_shape=[2], strides=[2])
+    y = net.relu(net.dense(net.op("Flatten", y), 9))
+    net.head(y)
+    return net
+
+
+def channels_last() -> Net:
+    """A head that flattens height, width, channels: Torch-Pruning is silently wrong on it."""
+    net = Net(9, x=(3, 7, 7))
+    y = net.relu(net.conv("x", 6, strides=[2, 2]))
+    y = net.relu(net.conv(y, 5))
+    y = net.op("Flatten", net.op("Transpose", y, perm=[0, 2, 3, 1]))
+    y = net.relu(net.dense(y, 9))
+    net.head(y)
+    return net
+
+
+def literal_batch() -> Net:
+    """MatMul and Add with batch 1 written into the input and into a Reshape."""
+    net = Net(10, batch=1, x=(2, 5))
+    y = net.op("Reshape", "x", np.array([1, 10], np.int64))
+    for units in (9, 8):
+        w = net.weight(f"w{units}", net.shape(y)[0], units, terms=net.shape(y)[0])
+        y = net.relu(net.op("Add", net.op("MatMul", y, w), net.bias(f"b{units}", units)))
+    y = net.op("MatMul", y, net.weight("w4", 8, 4, terms=8))
+    net.op("Add", net.bias("b4", 4), y)
+    return net
+
+
+def decoder() -> Net:
+    """Down by strides, up by transposed convolutions, depthwise and plain; the output is an image."""
+    net = Net(11, x=(2, 8, 8))
+    y = net.relu(net.conv("x", 6, strides=[2, 2]))
+    y = net.relu(net.conv(y, 8, strides=[2, 2]))
+    w = net.weight("up1", 8, 6, 3, 3, terms=32)
+    settings = {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}
+    y = net.relu(net.op("ConvTranspose", y, w, net.bias("up1.bias", 6), **settings))
+    w = net.weight("up2", 6, 1, 2, 2, terms=1)
+    y = net.relu(net.op("ConvTranspose", y, w, net.bias("up2.bias", 6), strides=[2, 2], group=6))
+    net.conv(y, 2)
+    return net
+
+
+def activations() -> Net:
+    """PRelu, LeakyRelu, HardSwish, Elu, Tanh, Sigmoid, HardSigmoid, one after the other."""
+    net = Net(12, x=(3, 8, 8))
+    y = net.conv("x", 7)
+    slope = net.hold("slope", np.linspace(0.1, 0.5, 7, dtype=np.float32).reshape(7, 1, 1))
+    y = net.conv(net.op("PRelu", y, slope), 6, strides=[2, 2])
+    y = net.conv(net.op("LeakyRelu", y, alpha=0.2), 8)
+    y = net.conv(net.op("HardSwish", y), 7)
+    y = net.conv(net.op("Elu", y), 6)
+    y = net.conv(net.op("Tanh", y), 5)
+    y = net.op("HardSigmoid", net.dense(net.pooled(net.op("Sigmoid", y)), 6))
+    net.head(y)
+    return net
+
+
+def two_inputs() -> Net:
+    """An image and a row, joined; a second output."""
+    net = Net(13, image=(2, 8, 8), row=(5,))
+    a = net.pooled(net.relu(net.conv("image", 6, strides=[2, 2])))
+    b = net.relu(net.dense("row", 7))
+    y = net.relu(net.dense(net.op("Concat", a, b, axis=1), 8))
+    net.head(y)
+    return net
+
+
+def attention() -> Net:
+    """One block of self-attention with two heads, and a token-wise MLP, without normalisation."""
+    net = Net(14, x=(5, 6))
+    heads, width = 2, 4
+
+    def projected(name: str) -> str:
+        y = net.op("MatMul", "x", net.weight(f"{name}.w", 6, heads * width, terms=12))
+        y = net.op("Add", y, net.bias(f"{name}.b", heads * width))
+        y = net.op("Reshape", y, np.array([0, 5, heads, width], np.int64))
+        return net.op("Transpose", y, perm=[0, 2, 1, 3])
+
+    q, k, v = projected("q"), projected("k"), projected("v")
+    scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), np.array(0.5, np.float32))
+    mixed = net.op("Transpose", net.op("MatMul", net.op("Softmax", scores), v), perm=[0, 2, 1, 3])
+    joined = net.op("Reshape", mixed, np.array([0, 5, heads * width], np.int64))
+    y = net.op("Add", net.op("MatMul", joined, net.weight("o.w", 8, 6, terms=8)), "x")
+    hidden = net.op("Add", net.op("MatMul", y, net.weight("up.w", 6, 9, terms=6)), net.bias("up.b", 9))
+    y = net.op("Add", y, net.op("MatMul", net.relu(hidden), net.weight("down.w", 9, 6, terms=9)))
+    net.head(net.op("ReduceMean", y, np.array([1], np.int64), keepdims=0))
+    return net
+
+
+def two_heads() -> Net:
+    """One feature map flattened twice, in either order, and pooled; with a softmax at the end."""
+    net = Net(15, x=(2, 6, 6))
+    y = net.op("MaxPool", net.relu(net.conv("x", 6)), kernel_shape=[2, 2], strides=[2, 2])
+    a = net.relu(net.dense(net.op("Flatten", y), 7))
+    b = net.relu(net.dense(net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 3, 1]), np.array([0, -1], np.int64)), 5))
+    y = net.op("Concat", a, b, net.pooled(y), axis=1)
+    net.op("Softmax", net.head(y))
+    return net
+
+
+NETWORKS: dict[str, Callable[[], Net]] = {
+    f.__name__: f
+    for f in (
+        mlp, alexnet, residual, separable, dense_block, grouped, excitation, signal, channels_last, literal_batch,
+        decoder, activations, two_inputs, attention, two_heads,
+    )
+}  # fmt: skip
+CLASSIFIERS = [name for name in NETWORKS if name != "decoder"]
+
+
+@lru_cache(maxsize=None)
+def original(name: str) -> onnx.ModelProto:
+    """The file of a network; not to be changed."""
+    return NETWORKS[name]().proto()
+
+
+@lru_cache(maxsize=None)
+def network(name: str) -> Model:
+    """A network as the toolchain reads it."""
+    return loaded(original(name))
+
+
+# ---- random networks -----------------------------------------------------------------------------------------------
+ACTIVATIONS = ("Relu", "LeakyRelu", "HardSwish", "Sigmoid", "Tanh", "Elu")
+
+
+@st.composite
+def cnns(draw: st.DrawFn) -> Net:
+    """Random small networks of convolutions, blocks and one of several heads."""
+    channels = draw(st.sampled_from((1, 2, 3, 4)))
+    net = Net(draw(st.integers(0, 999)), x=(channels, *draw(st.sampled_from(((6, 6), (7, 5), (8, 8))))))
+    y = activated(draw, net, net.conv("x", draw(st.integers(2, 8)), draw(st.sampled_from((1, 3)))))
+    for _ in range(draw(st.integers(0, 3))):
+        y = draw(st.sampled_from(BLOCKS))(draw, net, y)
+    y = draw(st.sampled_from(HEADS))(draw, net, y)
+    if draw(st.booleans()):
+        y = net.op(draw(st.sampled_from(ACTIVATIONS)), net.dense(y, draw(st.integers(2, 9)), trans=draw(st.integers(0, 1))))
+    net.head(y, draw(st.integers(2, 4)))
+    return net
+
+
+Block = Callable[[Any, Net, str], str]
+
+
+def activated(draw: Any, net: Net, y: str) -> str:
+    """Perhaps normalised, then bent."""
+    y = net.norm(y) if draw(st.booleans()) else y
+    return net.op(draw(st.sampled_from(ACTIVATIONS)), y)
+
+
+def plain(draw: Any, net: Net, y: str) -> str:
+    stride = draw(st.integers(1, 2))
+    return activated(draw, net, net.conv(y, draw(st.integers(2, 8)), 3, strides=[stride, stride]))
+
+
+def pooled(draw: Any, net: Net, y: str) -> str:
+    if min(net.shape(y)[1:]) < 3:
+        return plain(draw, net, y)
+    settings = {"kernel_shape": [draw(st.integers(2, 3))] * 2, "strides": [draw(st.integers(1, 2))] * 2}
+    settings |= {"ceil_mode": draw(st.integers(0, 1)), "pads": [1, 0, 0, 1]}
+    return net.op(draw(st.sampled_from(("MaxPool", "AveragePool"))), y, **settings)
+
+
+def depthwise(draw: Any, net: Net, y: str) -> str:
+    channels = net.shape(y)[0]
+    return activated(draw, net, net.conv(y, channels * draw(st.integers(1, 2)), 3, group=channels))
+
+
+def in_groups(draw: Any, net: Net, y: str) -> str:
+    groups, columns, rows = (draw(st.integers(2, 3)) for _ in range(3))
+    y = activated(draw, net, net.conv(y, groups * columns, 1))
+    return activated(draw, net, net.conv(y, groups * rows, 3, group=groups))
+
+
+def shortcut(draw: Any, net: Net, y: str) -> str:
+    z = activated(draw, net, net.conv(y, draw(st.integers(2, 6)), 3))
+    z = net.conv(z, net.shape(y)[0], 1)
+    return activated(draw, net, net.op(draw(st.sampled_from(("Add", "Sub", "Mul"))), *draw(st.permutations([y, z]))))
+
+
+def branches(draw: Any, net: Net, y: str) -> str:
+    parts = [net.conv(y, draw(st.integers(1, 4)), draw(st.sampled_from((1, 3)))) for _ in range(2)]
+    return activated(draw, net, net.op("Concat", *draw(st.permutations([*parts, y])), axis=draw(st.sampled_from((1, -3)))))
+
+
+def gated(draw: Any, net: Net, y: str) -> str:
+    channels = net.shape(y)[0]
+    gate = net.relu(net.dense(net.pooled(y), draw(st.integers(2, 4))))
+    gate = net.op("Unsqueeze", net.op("Sigmoid", net.dense(gate, channels)), np.array([2, 3], np.int64))
+    return net.op("Mul", *draw(st.permutations([y, gate])))
+
+
+def shuffled(draw: Any, net: Net, y: str) -> str:
+    """A channel shuffle: split, turn, merge."""
+    y = activated(draw, net, net.conv(y, 6, 1))
+    _, height, width = net.shape(y)
+    y = net.op("Reshape", y, np.array([-1, 2, 3, height, width], np.int64))
+    y = net.op("Transpose", y, perm=[0, 2, 1, 3, 4])
+    return net.op("Reshape", y, np.array([-1, 6, height, width], np.int64))
+
+
+def flat(draw: Any, net: Net, y: str) -> str:
+    return net.op("Flatten", y)
+
+
+def flat_last(draw: Any, net: Net, y: str) -> str:
+    y = net.op("Transpose", y, perm=[0, 2, 3, 1])
+    return net.op("Reshape", y, np.array([-1, int(np.prod(net.shape(y)))], np.int64))
+
+
+def mean_flat(draw: Any, net: Net, y: str) -> str:
+    return net.pooled(y)
+
+
+def mean_reduced(draw: Any, net: Net, y: str) -> str:
+    return net.op("ReduceMean", y, np.array(draw(st.sampled_from(([2, 3], [-1, -2]))), np.int64), keepdims=0)
+
+
+def mean_squeezed(draw: Any, net: Net, y: str) -> str:
+    y = net.op("ReduceMean", y, np.array([3, 2], np.int64), keepdims=1)
+    return net.op("Squeeze", y, np.array([-1, 2], np.int64))
+
+
+def columns_flat(draw: Any, net: Net, y: str) -> str:
+    return net.op("Flatten", net.op("ReduceMean", y, np.array([3], np.int64), keepdims=0))
+
+
+BLOCKS: tuple[Block, ...] = (plain, pooled, depthwise, in_groups, shortcut, branches, gated, shuffled)
+HEADS: tuple[Block, ...] = (flat, flat_last, mean_flat, mean_reduced, mean_squeezed, columns_flat)
