@@ -68,7 +68,9 @@ def test_prune_loads_neither_torch_nor_a_runtime(tmp_path: Path):
         "sys.exit(f'loaded {bad}' if bad else 0)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.onnx").stat().st_size > 0
 
@@ -184,7 +186,17 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(tmp_path: P
 
 
 def test_an_interrupt_leaves_no_partial_file(samples: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "toolchain.cli", "compress", SHIPPED, "--data", str(samples), "--budget", "params<=40%"]
+    command = [
+        sys.executable,
+        "-m",
+        "toolchain.cli",
+        "compress",
+        SHIPPED,
+        "--data",
+        str(samples),
+        "--budget",
+        "params<=40%",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen([*command, "-o", "out"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
     time.sleep(4)  # while it ranks

@@ -8,7 +8,6 @@ the graph does not allow that, the batch stays as it was.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,15 +152,15 @@ def own_parameters(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type == "Constant" and node.domain == "" and constant_tensor(node) is not None:
             hold(graph, node.outputs[0], constant_tensor(node))
-    fresh = Counter(graph.initializers)
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         uses = list(value.uses())
         if tensor is None or len(uses) < 2 or (len(tensor.shape) > 1 and tensor.dtype.is_floating_point()):
             continue
-        for use in uses[1:]:
-            fresh[str(value.name)] += 1
-            name = f"{value.name}.{fresh[str(value.name)]}"
+        for number, use in enumerate(uses[1:], start=2):
+            name = f"{value.name}.{number}"
+            while name in graph.initializers:
+                name += "'"
             copy = parameter(name, tensor)
             graph.initializers[name] = copy
             use.node.replace_input_with(use.idx, copy)

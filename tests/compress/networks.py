@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,14 @@ class Net:
     def op(self, kind: str, *inputs: Any, outputs: int = 1, name: str = "", **attributes: Any) -> str:
         """Add a node; arrays become parameters named after it."""
         name = name or f"{kind.lower()}{len(self.nodes)}"
-        read = [
-            self.hold(f"{name}.{i}", x) if isinstance(x, np.ndarray) else (x or "") for i, x in enumerate(inputs)
-        ]
+        read = [self.hold(f"{name}.{i}", x) if isinstance(x, np.ndarray) else (x or "") for i, x in enumerate(inputs)]
         made = [name, *(f"{name}:{i}" for i in range(1, outputs))]
         self.nodes.append(helper.make_node(kind, read, made, name=name, **attributes))
         return name
 
-    def conv(self, x: str, channels: int, kernel: int = 3, *, group: int = 1, bias: bool = True, **attributes: Any) -> str:
+    def conv(
+        self, x: str, channels: int, kernel: int = 3, *, group: int = 1, bias: bool = True, **attributes: Any
+    ) -> str:
         """A convolution that keeps the size of its input where neither stride nor pads are given."""
         before, *space = self.shape(x)
         name = f"conv{len(self.nodes)}"
@@ -335,7 +335,9 @@ def two_heads() -> Net:
     net = Net(15, x=(2, 6, 6))
     y = net.op("MaxPool", net.relu(net.conv("x", 6)), kernel_shape=[2, 2], strides=[2, 2])
     a = net.relu(net.dense(net.op("Flatten", y), 7))
-    b = net.relu(net.dense(net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 3, 1]), np.array([0, -1], np.int64)), 5))
+    b = net.relu(
+        net.dense(net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 3, 1]), np.array([0, -1], np.int64)), 5)
+    )
     y = net.op("Concat", a, b, net.pooled(y), axis=1)
     net.op("Softmax", net.head(y))
     return net
@@ -351,13 +353,13 @@ NETWORKS: dict[str, Callable[[], Net]] = {
 CLASSIFIERS = [name for name in NETWORKS if name != "decoder"]
 
 
-@lru_cache(maxsize=None)
+@cache
 def original(name: str) -> onnx.ModelProto:
     """The file of a network; not to be changed."""
     return NETWORKS[name]().proto()
 
 
-@lru_cache(maxsize=None)
+@cache
 def network(name: str) -> Model:
     """A network as the toolchain reads it."""
     return loaded(original(name))
@@ -377,7 +379,9 @@ def cnns(draw: st.DrawFn) -> Net:
         y = draw(st.sampled_from(BLOCKS))(draw, net, y)
     y = draw(st.sampled_from(HEADS))(draw, net, y)
     if draw(st.booleans()):
-        y = net.op(draw(st.sampled_from(ACTIVATIONS)), net.dense(y, draw(st.integers(2, 9)), trans=draw(st.integers(0, 1))))
+        y = net.op(
+            draw(st.sampled_from(ACTIVATIONS)), net.dense(y, draw(st.integers(2, 9)), trans=draw(st.integers(0, 1)))
+        )
     net.head(y, draw(st.integers(2, 4)))
     return net
 
@@ -423,7 +427,9 @@ def shortcut(draw: Any, net: Net, y: str) -> str:
 
 def branches(draw: Any, net: Net, y: str) -> str:
     parts = [net.conv(y, draw(st.integers(1, 4)), draw(st.sampled_from((1, 3)))) for _ in range(2)]
-    return activated(draw, net, net.op("Concat", *draw(st.permutations([*parts, y])), axis=draw(st.sampled_from((1, -3)))))
+    return activated(
+        draw, net, net.op("Concat", *draw(st.permutations([*parts, y])), axis=draw(st.sampled_from((1, -3))))
+    )
 
 
 def gated(draw: Any, net: Net, y: str) -> str:

@@ -126,7 +126,9 @@ case("Conv", "strided", IMAGE, w(3, 4, 3, 3), w(3), strides=[2, 2], pads=[1, 1, 
 case("Conv", "stride that skips rows", IMAGE, w(3, 4, 2, 2), w(3), strides=[3, 2])
 case("Conv", "stride wider than the kernel", IMAGE, w(3, 4, 1, 1), w(3), strides=[2, 3])
 case("Conv", "dilated", IMAGE, w(3, 4, 3, 2), w(3), dilations=[2, 3])
-case("Conv", "dilated, strided, padded", IMAGE, w(3, 4, 2, 2), w(3), dilations=[2, 2], strides=[2, 1], pads=[1, 0, 2, 1])
+case(
+    "Conv", "dilated, strided, padded", IMAGE, w(3, 4, 2, 2), w(3), dilations=[2, 2], strides=[2, 1], pads=[1, 0, 2, 1]
+)
 case("Conv", "grouped", IMAGE, w(6, 2, 3, 3), w(6), group=2)
 case("Conv", "grouped, strided", IMAGE, w(6, 2, 3, 3), w(6), group=2, strides=[2, 2], pads=[1, 1, 0, 0])
 case("Conv", "depthwise", IMAGE, w(4, 1, 3, 3), w(4), group=4, pads=[1, 1, 1, 1])
@@ -143,18 +145,46 @@ case("ConvTranspose", "plain", SMALL, w(4, 3, 3, 3), w(3))
 case("ConvTranspose", "no bias", SMALL, w(4, 3, 2, 2))
 case("ConvTranspose", "strided", SMALL, w(4, 3, 2, 3), w(3), strides=[2, 2])
 case("ConvTranspose", "padded", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 1], pads=[1, 0, 0, 1])
-case("ConvTranspose", "output_padding", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 3], output_padding=[1, 2], pads=[1, 1, 1, 1])
+case(
+    "ConvTranspose",
+    "output_padding",
+    SMALL,
+    w(4, 3, 3, 3),
+    w(3),
+    strides=[2, 3],
+    output_padding=[1, 2],
+    pads=[1, 1, 1, 1],
+)
 case("ConvTranspose", "dilated", SMALL, w(4, 3, 2, 2), w(3), dilations=[2, 3], strides=[1, 2])
 case("ConvTranspose", "grouped", SMALL, w(4, 3, 2, 2), w(6), group=2, strides=[2, 2])
 case("ConvTranspose", "one output a group", SMALL, w(4, 1, 2, 2), w(2), group=2)
-case("ConvTranspose", "depthwise", SMALL, w(4, 1, 3, 3), w(4), group=4, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
+case(
+    "ConvTranspose",
+    "depthwise",
+    SMALL,
+    w(4, 1, 3, 3),
+    w(4),
+    group=4,
+    strides=[2, 2],
+    pads=[1, 1, 1, 1],
+    output_padding=[1, 1],
+)
 case("ConvTranspose", "depthwise, multiplier 2", SMALL, w(4, 2, 2, 2), w(8), group=4)
 case("ConvTranspose", "1-D", ("N", 4, 5), w(4, 3, 3), w(3), strides=[3], output_padding=[1])
 case("ConvTranspose", "3-D", ("N", 2, 2, 3, 2), w(2, 3, 2, 2, 2), w(3), strides=[2, 1, 2])
 case("ConvTranspose", "SAME_UPPER", SMALL, w(4, 3, 3, 3), w(3), auto_pad="SAME_UPPER", strides=[2, 2])
 case("ConvTranspose", "SAME_LOWER", SMALL, w(4, 3, 3, 4), w(3), auto_pad="SAME_LOWER", strides=[2, 1])
 case("ConvTranspose", "output_shape", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 2], output_shape=[6, 8])
-case("ConvTranspose", "output_shape, uneven", SMALL, w(4, 3, 3, 3), w(3), strides=[2, 2], output_shape=[6, 7], auto_pad="SAME_UPPER")
+case(
+    "ConvTranspose",
+    "output_shape, uneven",
+    SMALL,
+    w(4, 3, 3, 3),
+    w(3),
+    strides=[2, 2],
+    output_shape=[6, 7],
+    auto_pad="SAME_UPPER",
+)
 
 # ---- products ------------------------------------------------------------------------------------------------------
 case("Gemm", "transB 1", ROW, w(3, 5), w(3), transB=1)
@@ -190,12 +220,39 @@ case("AveragePool", "plain", IMAGE, kernel_shape=[2, 2], strides=[2, 2])
 case("AveragePool", "overlapping", IMAGE, kernel_shape=[3, 3], strides=[2, 1])
 case("AveragePool", "stride wider than the kernel", IMAGE, kernel_shape=[2, 1], strides=[3, 2])
 case("AveragePool", "padding left out", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-case("AveragePool", "padding counted", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=1)
+case(
+    "AveragePool", "padding counted", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=1
+)
 case("AveragePool", "uneven pads left out", IMAGE, kernel_shape=[3, 2], pads=[2, 0, 0, 1])
-case("AveragePool", "uneven pads counted", IMAGE, kernel_shape=[3, 2], pads=[2, 0, 0, 1], count_include_pad=1, strides=[2, 1])
+case(
+    "AveragePool",
+    "uneven pads counted",
+    IMAGE,
+    kernel_shape=[3, 2],
+    pads=[2, 0, 0, 1],
+    count_include_pad=1,
+    strides=[2, 1],
+)
 case("AveragePool", "ceil_mode", IMAGE, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1)
-case("AveragePool", "ceil_mode, padding left out", IMAGE, kernel_shape=[3, 3], strides=[3, 3], pads=[1, 1, 1, 1], ceil_mode=1)
-case("AveragePool", "ceil_mode, padding counted", IMAGE, kernel_shape=[3, 3], strides=[3, 3], pads=[1, 0, 1, 0], ceil_mode=1, count_include_pad=1)
+case(
+    "AveragePool",
+    "ceil_mode, padding left out",
+    IMAGE,
+    kernel_shape=[3, 3],
+    strides=[3, 3],
+    pads=[1, 1, 1, 1],
+    ceil_mode=1,
+)
+case(
+    "AveragePool",
+    "ceil_mode, padding counted",
+    IMAGE,
+    kernel_shape=[3, 3],
+    strides=[3, 3],
+    pads=[1, 0, 1, 0],
+    ceil_mode=1,
+    count_include_pad=1,
+)
 case("AveragePool", "dilated", IMAGE, kernel_shape=[2, 2], dilations=[2, 3])
 case("AveragePool", "SAME_UPPER", IMAGE, kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER")
 case("AveragePool", "1-D", SIGNAL, kernel_shape=[4], strides=[3], pads=[2, 1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,11 @@ def model_of(case: Case) -> Model:
     model = ir.from_proto(proto(case))
     given = {str(v.name): case.computed[int(str(v.name)[1:])] for v in model.graph.inputs}
     walks = (
-        infer(model.graph, {v: tuple(b if d == "N" else int(d) for d in given[str(v.name)]) for v in model.graph.inputs}, None)
+        infer(
+            model.graph,
+            {v: tuple(b if d == "N" else int(d) for d in given[str(v.name)]) for v in model.graph.inputs},
+            None,
+        )
         for b in (2, 3)
     )
     apply(model.graph, *walks)
@@ -128,7 +131,10 @@ def gradients(case: Case, feed: dict[str, np.ndarray], u: np.ndarray) -> dict[st
     seed = ir.Value(name="u", shape=ir.Shape([K, *u.shape[1:]]), type=ir.TensorType(ir.DataType.FLOAT))
     writer.inputs.append(seed)
     found = backward(writer.tape, list(model.graph), values, {y: seed}, list(inputs))
-    out = [(writer.tape.op("Identity", found[v]), f"d{v.name}", [K, *(d if isinstance(d, int) else "N" for d in v.shape)]) for v in inputs]
+    out = [
+        (writer.tape.op("Identity", found[v]), f"d{v.name}", [K, *(d if isinstance(d, int) else "N" for d in v.shape)])
+        for v in inputs
+    ]
     runner = session(writer.finish(out))
     single = {k: v.astype(np.float32) for k, v in feed.items()} | {"u": u.astype(np.float32)}
     asked = {i.name for i in runner.get_inputs()}
@@ -207,7 +213,10 @@ def products(case: Case) -> int:
 
     Padding is written out as ones: a kernel does its work there too. What a transposed convolution cuts off was work.
     """
-    ones = [None if x is None else np.ones([1 if d == "N" else d for d in x] if isinstance(x, tuple) else x.shape) for x in case.inputs]
+    ones = [
+        None if x is None else np.ones([1 if d == "N" else d for d in x] if isinstance(x, tuple) else x.shape)
+        for x in case.inputs
+    ]
     attributes, pads = dict(case.attributes), []
     if case.op == "Conv":
         pads = explicit_pads(case)
@@ -385,7 +394,9 @@ TORCH: dict[str, Any] = {
     "MaxPool": torch_pool("max"),
     "AveragePool": torch_pool("avg"),
     "GlobalAveragePool": lambda F, c, x: x.mean(tuple(range(2, x.dim())), keepdim=True),
-    "BatchNormalization": lambda F, c, x, s, b, m, v: F.batch_norm(x, m, v, s, b, eps=c.attributes.get("epsilon", 1e-5)),
+    "BatchNormalization": lambda F, c, x, s, b, m, v: F.batch_norm(
+        x, m, v, s, b, eps=c.attributes.get("epsilon", 1e-5)
+    ),
     "Softmax": lambda F, c, x: x.softmax(c.attributes.get("axis", -1)),
     "Relu": lambda F, c, x: x.relu(),
     "LeakyRelu": lambda F, c, x: F.leaky_relu(x, c.attributes.get("alpha", 0.01)),

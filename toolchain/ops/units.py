@@ -80,7 +80,7 @@ class Units:
         for rank, (axis, _) in enumerate(self._reasons.items()):
             if axis in self.axes:
                 np.minimum.at(reason, root[self.axes[axis]], rank)
-        for _, outer, inner in nests:
+        for _, outer, inner in reversed(nests):  # the last flatten first: its places may be channels of one before
             np.minimum.at(reason, root[outer], reason[root[inner]].min(axis=1))
         return Labels(root, self.axes, nests, dict(self._reasons), reason)
 
