@@ -140,6 +140,10 @@ def is_foldable(node: ir.Node, took: list[Known | None], found: list[Known]) -> 
 SUBGRAPH = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
+# with ceil_mode, older schemas of onnx 1.23 count a last window that starts in the padding; no runtime does
+CEILED = {"AveragePool", "MaxPool", "LpPool"}
+
+
 def inferred(node: ir.Node, took: list[Known | None]) -> list[Known]:
     """Output shapes by onnx's inference for this op, from a cache that ignores names."""
     unknown = [Known(v.dtype, None) for v in node.outputs]
@@ -149,6 +153,8 @@ def inferred(node: ir.Node, took: list[Known | None]) -> list[Known]:
         return unknown
     types = tuple(None if k is None else (int(k.dtype or 0), k.shape, small_bytes(k)) for k in took)
     version = node.version or (node.graph.opset_imports.get("", 20) if node.graph else 20)
+    if node.op_type in CEILED:
+        version = max(version, 22)
     attributes = tuple(sorted((n, ir.to_proto(a).SerializeToString()) for n, a in node.attributes.items()))
     answer = cached_inference(node.op_type, version, attributes, types, len(node.outputs))
     if isinstance(answer, str):

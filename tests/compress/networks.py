@@ -404,7 +404,8 @@ def pooled(draw: Any, net: Net, y: str) -> str:
     if min(net.shape(y)[1:]) < 3:
         return plain(draw, net, y)
     settings = {"kernel_shape": [draw(st.integers(2, 3))] * 2, "strides": [draw(st.integers(1, 2))] * 2}
-    settings |= {"ceil_mode": draw(st.integers(0, 1)), "pads": [1, 0, 0, 1]}
+    # no padding behind where a window may hang over: onnxruntime's own shape inference is wrong there below opset 22
+    settings |= draw(st.sampled_from(({"ceil_mode": 1, "pads": [1, 0, 0, 0]}, {"ceil_mode": 0, "pads": [1, 0, 0, 1]})))
     return net.op(draw(st.sampled_from(("MaxPool", "AveragePool"))), y, **settings)
 
 

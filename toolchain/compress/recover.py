@@ -200,7 +200,7 @@ def solved(sums: Sums, ridge: float) -> F64:
         return mean
     diagonal = np.full(len(sums.gram), ridge * float(np.trace(sums.gram)) / len(sums.gram) + 1e-12)
     diagonal[-1] = 1e-9 * sums.gram[-1, -1] + 1e-12
-    return np.linalg.solve(sums.gram + np.diag(diagonal), sums.cross)
+    return np.linalg.solve(sums.gram + np.diag(diagonal), sums.cross).astype(np.float64, copy=False)
 
 
 def best(fit: Sums, held: Sums, ridges: Sequence[float]) -> tuple[float | None, F64 | None]:

@@ -21,8 +21,9 @@ def permutations(path: str) -> dict[str, dict[str, list[int]]]:
         model = schema.Model.GetRootAs(file.read())
     for i in range(model.MetadataLength()):
         entry = model.Metadata(i)
-        if entry.Name() == b"jettison.layout":
-            return json.loads(bytes(model.Buffers(entry.Buffer()).DataAsNumpy()))
+        if entry is not None and entry.Name() == b"jettison.layout":
+            buffer = model.Buffers(entry.Buffer())
+            return json.loads(bytes(buffer.DataAsNumpy())) if buffer is not None else {}
     return {"inputs": {}, "outputs": {}}
 
 

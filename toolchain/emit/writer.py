@@ -107,7 +107,7 @@ class Writer:
 
     def dtype(self, value: ir.Value) -> Any:
         """The file's type for a value: 64-bit integers become 32-bit ones."""
-        if value.dtype not in FILE_TYPES:
+        if value.dtype is None or value.dtype not in FILE_TYPES:
             what = f"is {value.dtype}, which TFLite kernels do not take" if value.dtype else "has no type"
             raise Unsupported(what, f"value '{value.name}'", "Convert the model to float32")
         return FILE_TYPES[value.dtype]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.pooling import planar, skipped, window
-from toolchain.ops.table import Keep, Ray, Shape, argument, attribute, constant, dims, linear_with_bias, op
+from toolchain.ops.table import Keep, Ray, Shape, argument, attribute, constant, dims, linear_with_bias, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -82,7 +82,7 @@ def conv_lite(w: Any, n: ir.Node) -> None:
         settings["depthMultiplier"] = len(weights) // groups
     else:
         code, kernel = "CONV_2D", kernel.transpose(0, 2, 3, 1)
-    filters, bias = w.constant(kernel, n.inputs[1].name), np.zeros(len(weights), np.float32) if bias is None else bias
+    filters, bias = w.constant(kernel, operand(n, 1).name), np.zeros(len(weights), np.float32) if bias is None else bias
     w.give(n.outputs[0], w.op(code, x, filters, bias, dims=w.dims(n.outputs[0]), **settings))
 
 
@@ -150,7 +150,7 @@ def convtranspose_lite(w: Any, n: ir.Node) -> None:
     rows, parts = x.dims[1] // groups, []
     for g in range(groups):
         part = x if groups == 1 else w.sliced(x, 1, g * rows, rows)
-        filters = w.constant(kernel[g * rows : (g + 1) * rows].transpose(1, 2, 3, 0), n.inputs[1].name)
+        filters = w.constant(kernel[g * rows : (g + 1) * rows].transpose(1, 2, 3, 0), operand(n, 1).name)
         dims_of_part = (wanted[0], columns, *size)
         shape = np.array(x.layout.shape(dims_of_part), np.int32)
         strides = dict(zip(("strideH", "strideW"), planar(v.strides), strict=True))
@@ -224,7 +224,7 @@ def gemm_lite(w: Any, n: ir.Node) -> None:
     x = w.transposed(x, [1, 0]) if attribute(n, "transA", 0) else x
     weights = weights if alpha == 1.0 else weights * np.float64(alpha)
     bias = None if c is None else np.broadcast_to(c if beta == 1.0 else c * np.float64(beta), (1, len(weights)))[0]
-    w.give(n.outputs[0], w.fully_connected(x, weights, bias, n.inputs[1].name))
+    w.give(n.outputs[0], w.fully_connected(x, weights, bias, operand(n, 1).name))
 
 
 op(
@@ -300,7 +300,7 @@ def matmul_lite(w: Any, n: ir.Node) -> None:
     if min(len(dims(a)), len(dims(b))) < 2:
         w.refuse(n, "has a vector operand", "Give it two matrices")
     if right is not None and right.ndim == 2:
-        return w.give(n.outputs[0], w.fully_connected(w.input(a), right.T, None, b.name))
+        return w.give(n.outputs[0], w.fully_connected(w.input(a), right.T, None, operand(n, 1).name))
     as_is = w.plain(rank)
     swapped = as_is.transposed([*range(rank - 2), rank - 1, rank - 2])
     turned = right is None and w.input(b).layout == swapped

@@ -205,7 +205,7 @@ def pad_lite(w: Any, n: ir.Node) -> None:
     """A border of one constant."""
     amounts, value = pad_amounts(n), w.parameter(n, 2)
     if amounts is None or attribute(n, "mode", "constant") != "constant" or min(map(min, amounts)) < 0:
-        w.refuse(n, "pads with a mode, with computed or with negative amounts", "Pad with constants")
+        return w.refuse(n, "pads with a mode, with computed or with negative amounts", "Pad with constants")
     x = w.input(n.inputs[0])
     for axis in [a for a in x.layout.orders if amounts[a] != (0, 0)]:
         x = w.reordered(x, axis, None)

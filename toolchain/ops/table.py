@@ -101,6 +101,14 @@ def argument(node: ir.Node, i: int) -> ir.Value | None:
     return node.inputs[i] if i < len(node.inputs) else None
 
 
+def operand(node: ir.Node, i: int) -> ir.Value:
+    """Input i, which the op requires."""
+    value = node.inputs[i]
+    if value is None:
+        raise ValueError(f"{where(node)} lacks its input {i}")
+    return value
+
+
 def where(node: ir.Node) -> str:
     """How messages name a node."""
     return f"{node.op_type} '{node.name or node.outputs[0].name}'"
