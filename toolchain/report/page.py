@@ -168,7 +168,7 @@ def _list(section: Json | None, field: str) -> list[Any]:
 
 
 def _summary(report: Json, pairs: list[tuple[Json, Json]]) -> str:
-    """The sentence under the headline: file, work, the first latency, and the last accuracy: held-out sets come last."""
+    """The sentence under the headline: file, work, the first latency, the last accuracy (held-out)."""
     rows = {row["what"]: row for row in _sizes(report["models"]) if row["change"] != NONE}
     parts = [
         f"{name} {rows[what]['before']} → {rows[what]['after']} ({rows[what]['change']})"
