@@ -1,7 +1,7 @@
 """AlexNet-5, the network of Lundstrom et al. 2022 (SEEDS.md part A), with seeded weights.
 
-Random weights do for what is timed and counted here. They are scaled by He's rule and every bias differs from 0, so that
-about half of the units of each layer are active and no gradient vanishes.
+Random weights do for what is timed and counted here. They are scaled by He's rule and every bias differs from 0, so
+that about half of the units of each layer are active and no gradient vanishes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def layers() -> list[Layer]:
 
 
 def alexnet5(seed: int = 0) -> onnx.ModelProto:
-    """AlexNet-5 in opset 20: image [N, 3, 227, 227] -> logits [N, 5], 58,301,829 parameters, layer s gives value s.out."""
+    """AlexNet-5 in opset 20: image [N, 3, 227, 227] -> logits [N, 5], 58,301,829 parameters; layer s gives s.out."""
     generator = np.random.default_rng(seed)
     nodes, parameters, value = [], [], "image"
     described = layers()

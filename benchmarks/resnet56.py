@@ -1,4 +1,4 @@
-"""A CIFAR ResNet-56 in torch with seeded weights and lived-in BatchNorm statistics, and its ONNX export with BN kept."""
+"""A CIFAR ResNet-56 in torch with seeded weights and BatchNorm statistics that fit them, and its ONNX export."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 def resnet56() -> nn.Sequential:
-    """[n, 3, 32, 32] -> logits [n, 10]: a convolution, three stages of nine blocks of 16, 32, 64 channels, a mean, a layer."""
+    """[n, 3, 32, 32] -> logits [n, 10]: a convolution, three stages of nine blocks (16, 32, 64 channels), a layer."""
     blocks = [Block(i, o, s) for i, o, s in ((16, 16, 1), (16, 32, 2), (32, 64, 2))]
     stages = [
         nn.Sequential(b, *(Block(b.conv2.out_channels, b.conv2.out_channels, 1) for _ in range(8))) for b in blocks
@@ -42,7 +42,7 @@ def resnet56() -> nn.Sequential:
 
 
 def seeded(seed: int = 0) -> nn.Sequential:
-    """ResNet-56 whose scales and shifts are random and whose running statistics fit random images: no unit is like another."""
+    """ResNet-56 with random scales and shifts, its running statistics taken from random images."""
     torch.manual_seed(seed)
     net = resnet56()
     for layer in net.modules():
