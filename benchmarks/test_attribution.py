@@ -167,6 +167,7 @@ def test_integrated_gradients(benchmark: Any, model: Model, net: Any, layer: str
         ratio=statistics.median(ratios),
         ratio_min=min(ratios),
         ratio_max=max(ratios),
+        ratio_with_build=statistics.median(theirs) / (statistics.median(mine) + case.facts["build_s"]),
     )
     print(f"\n{layer}: Captum {statistics.median(theirs):.3g} s, ours {statistics.median(mine):.3g} s, "
           f"ratio {statistics.median(ratios):.3g} ({min(ratios):.3g}-{max(ratios):.3g})")  # fmt: skip

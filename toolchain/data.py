@@ -140,7 +140,7 @@ def from_manifest(path: Path, model: Model, pixels: str) -> Samples:
     if not rows or not {"file", "label"} <= set(rows[0]):
         raise BadInput("needs a header with the columns file,label", str(path))
     names = sorted({r["label"] for r in rows})
-    if all(n.isdigit() for n in names):
+    if all(n.isdecimal() for n in names):
         number, classes = {n: int(n) for n in names}, ()
     else:
         number, classes = {n: i for i, n in enumerate(names)}, tuple(names)

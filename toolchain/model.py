@@ -82,14 +82,19 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     path = Path(path)
     proto, sha256 = read_proto(path)
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if not opset:
+        raise BadInput("names no opset: it is damaged or truncated", str(path))
+    if proto.ir_version > onnx.IR_VERSION:
+        version = f"IR version {proto.ir_version} is newer than {onnx.IR_VERSION}"
+        raise Unsupported(version, str(path), "Re-export with an older onnx")
     if not OLDEST <= opset <= NEWEST:
         older = "older than 7" if opset < OLDEST else f"newer than {NEWEST}"
         raise Unsupported(f"opset {opset} is {older}", str(path), "Re-export with an opset from 7 to 26")
     check_graph(proto, path)
     model = ir.from_proto(lifted(proto) if opset < OPSET else proto)
     del proto
-    check_parameters(model.graph, path)
     own_parameters(model.graph)
+    check_parameters(model.graph, path)
     return Model(model, sha256, opset, settle(model.graph, shapes or {}, path))
 
 

@@ -6,17 +6,18 @@ Every count takes `shape`, a function from values to dimensions, so that a plan 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
 from toolchain.model import Model
-from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
+from toolchain.ops import activation, arithmetic, normalisation
 from toolchain.ops.table import Shape, dims, find
 
 ALIGNMENT = 16  # bytes, as in TensorFlow Lite Micro
+ELEMENTWISE = (activation.same, arithmetic.broadcast, normalisation.batchnorm_channels)  # rules of ops of each element
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}  # the same bytes under another shape
 
 
@@ -81,7 +82,12 @@ def layer(node: ir.Node, shape: Shape) -> Layer:
 
 def flash(model: Model, shape: Shape = dims) -> int:
     """Bytes of the ONNX file."""
-    return structure_bytes(model) + tensor_bytes(model, shape)
+    return file_bytes(structure_bytes(model), tensor_bytes(model, shape))
+
+
+def file_bytes(structure: int, tensors: int) -> int:
+    """Bytes of a file of this structure and these tensors, with the length that stands in front of its graph."""
+    return structure + tensors + varint(structure + tensors)
 
 
 def tensor_bytes(model: Model, shape: Shape = dims) -> int:
@@ -109,13 +115,15 @@ def structure_bytes(model: Model) -> int:
     for value in bare.graph.initializers.values():
         value.const_value = None
     bare.graph.initializers.clear()
-    return ir.to_proto(bare).ByteSize() + 8
+    proto = ir.to_proto(bare)
+    return proto.ByteSize() - varint(proto.graph.ByteSize())
 
 
-def arena(model: Model, shape: Shape = dims) -> int:
+def arena(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) -> int:
     """Peak bytes of activations when buffers are placed greedily, largest first (Lee & Pisarchyk 2020, TFLite Micro).
 
-    Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards.
+    Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards; values
+    in `copied` have one of their own.
     """
     order = list(model.graph)
     last = {v: len(order) for v in model.graph.outputs}
@@ -131,7 +139,7 @@ def arena(model: Model, shape: Shape = dims) -> int:
     for i, node in enumerate(order):
         source = node.inputs[0] if node.inputs else None
         for v in node.outputs:
-            if source in owner and takes_over(node, source, v, last, i, shape):
+            if source in owner and v not in copied and takes_over(node, source, v, last, i, shape):
                 owner[v] = owner[source]  # type: ignore[index]
                 spans[owner[v]][2] = max(spans[owner[v]][2], last.get(v, i))
             else:
@@ -148,13 +156,8 @@ def takes_over(
         return True
     computed = [v for v in node.inputs if v is not None and v.const_value is None]
     entry = find(node)
-    elementwise = entry is not None and entry.macs is None and len(computed) == 1 and source is computed[0]
-    return (
-        elementwise
-        and last[computed[0]] == i
-        and size_of(computed[0], shape) == size_of(value, shape)
-        and node.op_type != "Transpose"
-    )
+    elementwise = entry is not None and entry.channels in ELEMENTWISE and len(computed) == 1 and source is computed[0]
+    return elementwise and last[computed[0]] == i and size_of(computed[0], shape) == size_of(value, shape)
 
 
 def size_of(value: ir.Value, shape: Shape) -> int:

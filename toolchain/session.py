@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from toolchain.errors import Unsupported
+from toolchain.inference import reads
 from toolchain.model import to_bytes
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
     kept = set(clone.graph.outputs)
     for node in reversed(list(clone.graph)):
         if any(v in kept for v in node.outputs):
-            kept.update(v for v in node.inputs if v is not None)
+            kept.update(reads(node))
         else:
             clone.graph.remove(node, safe=True)
     for name, value in list(clone.graph.initializers.items()):

@@ -22,7 +22,7 @@ def show(rows: Sequence[dict[str, Any]], form: str, title: str = "") -> None:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(rows[0] if rows else [])
-        writer.writerows([inert(shown(v)) for v in r.values()] for r in rows)
+        writer.writerows([v if isinstance(v, (int, float)) else inert(shown(v)) for v in r.values()] for r in rows)
         print(out.getvalue(), end="")
     elif form == "md":
         print(markdown(rows))
@@ -45,7 +45,7 @@ def shown(value: Any) -> str:
 
 def inert(text: str) -> str:
     """Text that no spreadsheet takes for a formula."""
-    return "'" + text if text[:1] in "=+-@\\t\\r" and text[:1] else text
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -53,7 +53,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return ""
     cells = [list(rows[0]), ["---"] * len(rows[0]), *([shown(v) for v in r.values()] for r in rows)]
-    escaped = ([c.replace("\\\\", "\\\\\\\\").replace("|", "\\\\|").replace("<", "&lt;") for c in row] for row in cells)
+    escaped = ([c.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for c in row] for row in cells)
     return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
 
 

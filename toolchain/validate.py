@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,9 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from toolchain.errors import BadInput
+from toolchain.errors import BadInput, Unsupported
 
+DEEPEST = 16  # branches within branches within branches …
 LOOKS = (  # first bytes of what people hand in instead
     (b"PK\x03\x04", "a zip archive (perhaps a .pt file: pickles run code; export to ONNX first)"),
     (b"\x80\x02", "a Python pickle (pickles run code; export to ONNX first)"),
@@ -53,40 +57,66 @@ def read_proto(path: Path) -> tuple[onnx.ModelProto, str]:
         raise BadInput(f"not an ONNX model: {looks}", str(path)) from error
     if not proto.graph.node and not proto.graph.output:
         raise BadInput("not an ONNX model: it has no graph", str(path))
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
-        load_external(proto, path)
+    for tensor in tensors_of(proto, path):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            load_external(tensor, path)
     return proto, hashlib.sha256(raw).hexdigest()
 
 
-def load_external(proto: onnx.ModelProto, path: Path) -> None:
-    """Fill tensors that lie beside the model; a path that leaves the model's folder is refused."""
+def tensors_of(proto: onnx.ModelProto, path: Path) -> Iterator[onnx.TensorProto]:
+    """Every tensor in a file: initializers and attributes of the graph, of its branches and of its functions."""
+    graphs = [proto.graph, *branches(proto.graph.node, path, 1)]
+    for function in proto.functions:
+        graphs += branches(function.node, path, 1)
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in (n for owner in (*graphs, *proto.functions) for n in owner.node):
+        for attribute in node.attribute:
+            yield from (*attribute.tensors, *((attribute.t,) if attribute.HasField("t") else ()))
+            for sparse in (*attribute.sparse_tensors, attribute.sparse_tensor):
+                yield from (sparse.values, sparse.indices) if sparse.HasField("values") else ()
+
+
+def branches(nodes: Iterable[onnx.NodeProto], path: Path, depth: int) -> Iterator[onnx.GraphProto]:
+    """The graphs inside of nodes, and those inside of these."""
+    for attribute in (a for n in nodes for a in n.attribute):
+        for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+            if depth > DEEPEST:
+                raise BadInput(f"branches are nested more than {DEEPEST} deep", str(path))
+            yield graph
+            yield from branches(graph.node, path, depth + 1)
+
+
+def load_external(tensor: onnx.TensorProto, path: Path) -> None:
+    """Fill a tensor that lies beside the model; a path that leaves the model's folder is refused."""
     home = path.resolve().parent
-    for tensor in proto.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        where = {e.key: e.value for e in tensor.external_data}
-        file = home / where.get("location", "")
-        name = f"{path}: tensor '{tensor.name}'"
-        inside = file.parent.resolve() == home or home in file.parent.resolve().parents
-        if not where.get("location") or Path(where["location"]).is_absolute() or not inside or file.is_symlink():
-            raise BadInput("its data path leaves the model's folder; refused", name)
-        if file.exists() and (not file.is_file() or file.stat().st_nlink > 1):
-            raise BadInput("its data file is no ordinary file of the model's folder; refused", name)
-        try:
-            offset, length = int(where.get("offset", 0)), int(where.get("length", -1))
-        except ValueError as error:
-            raise BadInput("its data offset or length is no number", name) from error
-        if not file.exists():
-            raise BadInput(f"its data file {where['location']} is missing", name)
-        size = file.stat().st_size
-        length = size - offset if length < 0 else length
-        if offset < 0 or offset + length > size:
-            raise BadInput(f"offset {offset} + {length} bytes is past the end of {file.name} ({size} bytes)", name)
-        with file.open("rb") as data:
-            data.seek(offset)
-            tensor.raw_data = data.read(length)
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
+    where = {e.key: e.value for e in tensor.external_data}
+    location, name = where.get("location", ""), f"{path}: tensor '{tensor.name}'"
+    file = home / location.replace("\0", "/")
+    inside = file.parent.resolve() == home or home in file.parent.resolve().parents
+    if not location or "\0" in location or Path(location).is_absolute() or not inside or file.is_symlink():
+        raise BadInput("its data path leaves the model's folder; refused", name)
+    if file.exists() and (not file.is_file() or file.stat().st_nlink > 1):
+        raise BadInput("its data file is no ordinary file of the model's folder; refused", name)
+    try:
+        offset, length = int(where.get("offset", 0)), int(where["length"]) if "length" in where else None
+    except ValueError as error:
+        raise BadInput("its data offset or length is no number", name) from error
+    if not file.exists():
+        raise BadInput(f"its data file {location} is missing", name)
+    size = file.stat().st_size
+    if min(offset, length or 0) < 0:
+        raise BadInput("its data offset or length is negative", name)
+    if offset + (length or 0) > size:
+        reach = f"offset {offset}" if length is None or offset > size else f"offset {offset} + {length} bytes"
+        raise BadInput(f"{reach} is past the end of {file.name} ({size} bytes)", name)
+    with file.open("rb") as content:
+        content.seek(offset)
+        tensor.raw_data = content.read(length)
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
 
 
 def check_graph(proto: onnx.ModelProto, path: Path) -> None:
@@ -94,10 +124,15 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     graph = proto.graph
     if not graph.output:
         raise BadInput("the graph has no output", str(path))
-    for tensor in graph.initializer:
+    for tensor in tensors_of(proto, path):
         check_tensor(tensor, path)
-    given = {i.name for i in graph.input} | {t.name for t in graph.initializer} | {""}
-    given |= {t.values.name for t in graph.sparse_initializer}
+    for value in graph.input:
+        check_input(value, path)
+    held = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
+    for names in ([i.name for i in graph.input], held):
+        if len(set(names)) < len(names):
+            raise BadInput(f"value '{Counter(names).most_common(1)[0][0]}' is made twice", str(path))
+    given = {i.name for i in graph.input} | set(held) | {""}
     made: set[str] = set()
     for name in (name for node in graph.node for name in node.output if name):
         if name in made or name in given:
@@ -119,7 +154,7 @@ def sorted_nodes(graph: onnx.GraphProto, given: set[str], path: Path) -> list[on
     missing: dict[int, int] = {}
     readers: dict[str, list[int]] = {}
     for i, node in enumerate(graph.node):
-        missing[i] = len(absent := set(node.input) - given)
+        missing[i] = len(absent := reads(node) - given)
         for name in absent:
             readers.setdefault(name, []).append(i)
     queue = [i for i, count in missing.items() if not count]
@@ -139,18 +174,29 @@ def sorted_nodes(graph: onnx.GraphProto, given: set[str], path: Path) -> list[on
     return order
 
 
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names of the values that a node reads, those that its branches take from around them too."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+            inside = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+            inside |= {t.values.name for t in graph.sparse_initializer} | {o for n in graph.node for o in n.output}
+            found |= set().union(*map(reads, graph.node), {v.name for v in graph.output}) - inside
+    return found
+
+
 def stuck(left: list[onnx.NodeProto], produced: set[str]) -> str:
     """Why no further node can run: an input that nobody makes, or a cycle."""
     makers = {o: n for n in left for o in n.output}
     for node in left:
-        for name in node.input:
+        for name in sorted(reads(node)):
             if name not in produced and name not in makers:
                 return f"{node.op_type} '{node.name}' reads '{name}', which nothing makes"
     node = left[0]
     seen: list[onnx.NodeProto] = []
     while all(node is not s for s in seen):
         seen.append(node)
-        node = next(makers[i] for i in node.input if i not in produced)
+        node = next(makers[i] for i in sorted(reads(node)) if i not in produced)
     names = [s.name or s.output[0] for s in reversed(seen[next(i for i, s in enumerate(seen) if s is node) :])]
     return "the graph has a cycle through " + " → ".join(f"'{n}'" for n in names)
 
@@ -162,31 +208,58 @@ def check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
         raise BadInput(f"has a negative dimension {list(tensor.dims)}", where)
     if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
         raise BadInput(f"has the unknown data type {tensor.data_type}", where)
-    if tensor.data_type == onnx.TensorProto.STRING or not tensor.HasField("raw_data"):
+    if tensor.data_type == onnx.TensorProto.STRING:
         return
-    count = 1
-    for d in tensor.dims:
-        count *= d
-    bits = ir.DataType(tensor.data_type).bitwidth
-    if -(-count * bits // 8) != len(tensor.raw_data):
-        raise BadInput(f"declares {count * bits // 8:,} bytes but stores {len(tensor.raw_data):,}", where)
+    bits = math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth
+    if tensor.HasField("raw_data"):
+        declared, stored = -(-bits // 8), len(tensor.raw_data)
+        if declared != stored:
+            raise BadInput(f"declares {quantity(declared)} but stores {quantity(stored)}", where)
+    elif ir.DataType(tensor.data_type).bitwidth >= 8:
+        per_element = 2 if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128) else 1
+        declared = math.prod(tensor.dims) * per_element
+        stored = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
+        if declared != stored:
+            raise BadInput(f"declares {declared:,} numbers but stores {stored:,}", where)
+
+
+def quantity(size: int) -> str:
+    """48 bytes, 111.8 GiB."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size:,} bytes"
+
+
+def check_input(value: onnx.ValueInfoProto, path: Path) -> None:
+    """A graph's input is a dense tensor of numbers."""
+    kind = value.type.WhichOneof("value")
+    if kind is None:
+        raise BadInput(f"input '{value.name}' has no type", str(path))
+    dtype = value.type.tensor_type.elem_type
+    if kind != "tensor_type" or dtype == onnx.TensorProto.STRING:
+        what = "string tensor" if kind == "tensor_type" else kind.removesuffix("_type").replace("_", " ")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise Unsupported(f"input '{value.name}' is {article} {what}", str(path), "Only tensors of numbers can be fed")
+    if dtype not in onnx.TensorProto.DataType.values() or dtype == onnx.TensorProto.UNDEFINED:
+        raise BadInput(f"input '{value.name}' has the unknown data type {dtype}", str(path))
+
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+BOUNDS = {"Add", "Where", "Clip", "Max", "Min", "Pad"}  # where an infinity is meant: attention masks, open bounds
 
 
 def check_parameters(graph: ir.Graph, path: Path) -> None:
-    """No NaN and no infinity in a float parameter."""
+    """No NaN in a float parameter, and no infinity but in a mask or a bound."""
     for value in graph.initializers.values():
         tensor = value.const_value
-        if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
+        if tensor is None or tensor.dtype not in FLOATS:
             continue
-        try:
-            array = tensor.numpy()
-        except (ValueError, TypeError) as error:
-            raise BadInput("its data does not fill its shape", f"{path}: tensor '{value.name}'") from error
+        array = tensor.numpy()
         if np.isfinite(array.sum(dtype=np.float64)):
             continue  # one pass without a temporary: a NaN or an infinity always survives a sum
         bad = ~np.isfinite(array)
         if not bad.any():
             continue
         kind = "NaN" if np.isnan(array).any() else "infinity"
+        if kind == "infinity" and all(u.node.op_type in BOUNDS for u in value.uses()):
+            continue
         first = [int(i) for i in np.argwhere(bad)[0]]
         raise BadInput(f"has {int(bad.sum())} {kind} (first at {first})", f"{path}: tensor '{value.name}'")

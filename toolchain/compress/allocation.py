@@ -88,6 +88,35 @@ class Search:
             kept = widths(high)
         return kept
 
+    def scaled(self) -> NDArray[np.int64]:
+        """The least uniform shrinking within the limits, for costs that no single group lowers, as peak memory."""
+        low, high = 0.0, 1.0  # of the way from `start` to `least`; the far end is within
+        while high - low > 1e-4:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.excess(self.between(middle)) <= 1 else (middle, high)
+        return self.between(high)
+
+    def between(self, share: float) -> NDArray[np.int64]:
+        """Widths this share of the way from `start` to `least`, in multiples of `step`."""
+        wanted = self.start - np.floor(share * (self.start - self.least)).astype(np.int64)
+        return np.clip(-(-wanted // self.step) * self.step, self.least, self.start)
+
+    def grown(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Widths to which no group can add a step within the limits: what fits comes back, the dearest first."""
+        for share in (4, 16, 64, 256, np.inf):
+            piece = np.maximum((self.start - kept) // share // self.step * self.step, self.step).astype(np.int64)
+            fits = True
+            while fits:
+                more = np.minimum(kept + piece, self.start)
+                ends = zip(self.rising, more, kept, strict=True)
+                regained = [float(r[len(r) - m : len(r) - k].sum()) for r, m, k in ends]
+                fits = False
+                for g in np.argsort(regained)[::-1]:
+                    wider = np.where(np.arange(len(kept)) == g, more, kept)
+                    if more[g] > kept[g] and self.excess(wider) <= 1:
+                        kept, fits = wider, True
+        return kept
+
     def marginal(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Cost that one more removed unit of each group frees, in shares of the limits that still bind, [g]."""
         now = self.shares(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,26 +20,48 @@ COUNTERS = ("params", "macs", "flash", "ram")
 
 
 @dataclass(frozen=True)
+class Flatten:
+    """Places behind a flatten, and what they owe to the channels in front of it.
+
+    values  the flattened value; several where their places are the same units
+    inner   the group of the places
+    places  places that a unit of each group takes along, for each axis that was flattened, [a, g]
+    """
+
+    values: tuple[ir.Value, ...]
+    inner: int
+    places: NDArray[np.int64]
+
+    def forced(self, removed: NDArray[np.int64]) -> int:
+        """Places that go at least when these many units of each group go; axes may take the same ones."""
+        return int((self.places @ removed).max())
+
+
+@dataclass(frozen=True)
 class Costing:
     """Costs as a function of how many units of each group go.
 
     parts      value -> (axis, positions that a unit of each group has there, [g])
-    nested     (outer group, inner group, places): a channel takes this many places behind a flatten along
+    flattens   in graph order: a channel takes its places along
     structure  bytes of the file around its tensors
     """
 
     model: Model
     groups: tuple[Group, ...]
     parts: dict[ir.Value, list[tuple[int, NDArray[np.int64]]]]
-    nested: tuple[tuple[int, int, int], ...]
+    flattens: tuple[Flatten, ...]
     structure: int
+
+    def forced(self, removed: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places that channels take along, [g], when these many units go."""
+        least = np.zeros_like(removed)
+        for flatten in self.flattens:
+            least[flatten.inner] += flatten.forced(np.maximum(removed, least))
+        return least
 
     def with_places(self, removed: NDArray[np.int64]) -> NDArray[np.int64]:
         """Counts of units that really go, [g]: at least the places of the channels that go."""
-        removed = removed.copy()
-        for outer, inner, places in self.nested:
-            removed[inner] = max(removed[inner], removed[outer] * places)
-        return removed
+        return np.maximum(removed, self.forced(removed))
 
     def shape(self, removed: NDArray[np.int64]) -> Shape:
         """Dimensions of a value after this many units of each group are gone, [g]."""
@@ -54,24 +76,27 @@ class Costing:
 
     def costs(self, removed: NDArray[np.int64], quantities: Sequence[str] = COUNTERS) -> NDArray[np.float64]:
         """The quantities when these many units are asked to go, [q]."""
-        removed = self.with_places(removed)
-        shape = self.shape(removed)
+        forced = self.forced(removed)
+        removed = np.maximum(removed, forced)
+        shape, picked = self.shape(removed), self.picked(removed, forced)
         count = {
             "params": lambda: profile.params(self.model, shape),
             "macs": lambda: profile.macs(self.model, shape),
-            "flash": lambda: self.structure + profile.tensor_bytes(self.model, shape) + self.gathers(removed),
-            "ram": lambda: profile.arena(self.model, shape),
+            "flash": lambda: profile.file_bytes(
+                self.structure, profile.tensor_bytes(self.model, shape) + self.gathers(removed, picked)
+            ),
+            "ram": lambda: profile.arena(self.model, shape, picked),
         }
         return np.array([float(count[q]()) for q in quantities])
 
-    def gathers(self, removed: NDArray[np.int64]) -> int:
-        """Bytes of the gathers behind flattens."""
-        total = 0
-        for outer, inner, places in self.nested:
-            if removed[inner] > removed[outer] * places:
-                group = self.groups[inner]
-                total += 8 * (len(group) - int(removed[inner])) + GATHER_BYTES + 7 * len(group.cuts[0][0])
-        return total
+    def picked(self, removed: NDArray[np.int64], forced: NDArray[np.int64]) -> dict[ir.Value, int]:
+        """Flattened values behind which a gather has to pick places, and its group."""
+        return {v: f.inner for f in self.flattens if removed[f.inner] > forced[f.inner] for v in f.values}
+
+    def gathers(self, removed: NDArray[np.int64], picked: Mapping[ir.Value, int]) -> int:
+        """Bytes of the gathers behind flattens, a few more than they take."""
+        indices = sum(8 * (len(self.groups[i]) - int(removed[i])) for i in picked.values())
+        return indices + sum(GATHER_BYTES + 7 * len(str(v.name)) for v in picked)
 
 
 def costing(model: Model, channels: Channels) -> Costing:
@@ -87,9 +112,23 @@ def costing(model: Model, channels: Channels) -> Costing:
         if counts.any():
             each = np.array([c // len(g) for c, g in zip(counts, channels.groups, strict=True)])
             parts.setdefault(value, []).append((axis, each))
-    nested = set()
+    return Costing(model, channels.groups, parts, flattens(channels, owner), profile.structure_bytes(model))
+
+
+def flattens(channels: Channels, owner: NDArray[np.int64]) -> tuple[Flatten, ...]:
+    """Every flatten whose places may go; owner says which group a label belongs to, -1 for none."""
+    labels = channels.labels
+    size = np.array([len(g) for g in channels.groups], np.int64)
+    values = {int(ids[0]): value for (value, _), ids in labels.axes.items() if ids.size}
+    found: dict[int, list[tuple[ir.Value, int, NDArray[np.int64]]]] = {}
     for _, outer, inner in labels.nests:
-        for o, i in zip(owner[labels.root[outer]].tolist(), owner[labels.root[inner[:, 0]]].tolist(), strict=True):
-            if o >= 0 and i >= 0:
-                nested.add((o, i, inner.shape[1]))
-    return Costing(model, channels.groups, parts, tuple(sorted(nested)), profile.structure_bytes(model))
+        places = labels.root[inner]
+        group = int(owner[places[0, 0]])
+        if group >= 0:
+            owners = owner[labels.root[outer]]
+            taken = np.bincount(owners[owners >= 0], minlength=len(size)) * inner.shape[1] // np.maximum(size, 1)
+            found.setdefault(int(places.min()), []).append((values[int(inner.min())], group, taken))
+    return tuple(
+        Flatten(tuple(dict.fromkeys(v for v, _, _ in axes)), axes[0][1], np.stack([p for _, _, p in axes]))
+        for axes in found.values()
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -149,14 +151,16 @@ def magnitude(e: Evidence) -> Scored:
             value = e.channels.values[slot.parameter]
             if value.const_value is None or len(value.const_value.shape) < 2:
                 continue
-            array = np.abs(value.const_value.numpy())
-            others = tuple(a for a in range(array.ndim) if a != slot.axis)
-            total += (
-                onto_units(g, e.channels, slot.parameter, slot.axis, array.mean(axis=others, dtype=np.float64))
-                / slot.rows
-            )
+            mean = mean_absolute(value.const_value.numpy(), slot.axis)
+            total += onto_units(g, e.channels, slot.parameter, slot.axis, mean) / slot.rows
         scores[g.name] = total
     return scores, {n: np.zeros(len(s), bool) for n, s in scores.items()}, {}, {}
+
+
+def mean_absolute(array: NDArray[Any], axis: int) -> F64:
+    """Mean |w| of each slice along an axis; a function of its own, so that only one |w| is in memory at a time."""
+    others = tuple(a for a in range(array.ndim) if a != axis)
+    return np.abs(array).mean(axis=others, dtype=np.float64)
 
 
 def activation(e: Evidence) -> Scored:
@@ -197,6 +201,12 @@ CRITERIA: dict[str, tuple[Callable[[Evidence], Scored], bool]] = {  # name -> (c
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
+DAMAGED = (  # what numpy, zipfile and json raise over a damaged file
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, EOFError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+
+
 def save_ranks(ranks: Ranks, path: Path, force: bool = False) -> None:
     """Write ranks.npz: arrays by number, names and facts as JSON, so that no group's name is ever a path."""
     check_new(path, force)
@@ -219,13 +229,14 @@ def load_ranks(path: Path, model: Model, channels: Channels) -> Ranks:
             scores = {n: file[f"scores{i}"].astype(np.float64) for i, n in enumerate(names)}
             dead = {n: file[f"dead{i}"].astype(bool) for i, n in enumerate(names)}
             expected = {n: file[f"expected{i}"] for i, n in enumerate(names) if f"expected{i}" in file}
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise BadInput("is no ranks.npz file of jettison", str(path), "Make one with jettison rank") from error
     if about.get("sha256") != model.sha256:
         raise BadInput(
             f"ranks were made for sha256 {str(about.get('sha256'))[:12]}…, the model is {model.sha256[:12]}…", str(path)
         )
     for g in channels.groups:
-        if g.name in scores and (len(scores[g.name]) != len(g) or not np.isfinite(scores[g.name]).all()):
+        mine = (scores[g.name], dead[g.name]) if g.name in scores else ()
+        if any(a.shape != (len(g),) or not np.isfinite(a).all() for a in mine):
             raise BadInput(f"scores of group '{g.name}' do not fit its {len(g)} units", str(path))
     return Ranks(model.sha256, scores, dead, dict(about.get("facts", {})), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.errors import UsageError
+from toolchain.inference import reads
 from toolchain.model import Model
 from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
 from toolchain.ops.table import dims, find, where
@@ -123,6 +125,9 @@ def label(graph: ir.Graph, choices: dict[Hashable, int]) -> Units:
             because = f"{where(node)} has no channel rule"
         for value in (*node.inputs, *node.outputs):
             freeze_untouched(units, value, because)
+        for value in reads(node) - {*node.inputs}:
+            for axis in range(len(value.shape or ())):
+                units.freeze(value, axis, f"a branch of {where(node)} reads it")
     for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
         for value in values:
             for axis in range(len(value.shape or ())):
@@ -150,45 +155,40 @@ def collect(graph: ir.Graph, labels: Labels) -> Channels:
         if free.any():
             slots[str(value.name), axis] = found[free], rows[free]
             # equal sets of slots make equal sums; 64 random bits for each slot keep others apart
-            seed = np.random.default_rng([len(slots), 0x6A65]).integers(1 << 63, dtype=np.uint64)
+            seed = np.frombuffer(hashlib.blake2b(b"%d" % len(slots), digest_size=8).digest(), np.uint64)
             with np.errstate(over="ignore"):
                 signature[found[free]] += seed * rows[free].astype(np.uint64)
-    carriers = activations(graph, labels)
+    carriers, first_carrier = activations(graph, labels)
     by_signature: dict[int, list[int]] = {}
     for unit in np.flatnonzero(signature).tolist():
         by_signature.setdefault(int(signature[unit]), []).append(unit)
+    owner = np.full(len(labels.root), -1)
+    for i, members in enumerate(by_signature.values()):
+        owner[members] = i
     values = {
         str(v.name): v for v in (*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs))
     }
     contracted = contractions(graph) + [axis for axis, _, _ in labels.nests]
+    slots_of, cuts_of = owned_slots(slots, owner), carrying(contracted, labels, owner)
     nested = {int(i) for _, _, inner in labels.nests for i in inner.ravel()}
     groups: list[Group] = []
-    for members in by_signature.values():
-        units = np.array(members)
-        mine = tuple(
-            Slot(name, axis, int(rows[found == units[0]][0]))
-            for (name, axis), (found, rows) in slots.items()
-            if (found == units[0]).any()
-        )
-        first, axis = carriers[units[0]]
+    for i, members in enumerate(by_signature.values()):
+        first, axis = carriers[first_carrier[members[0]]]
         position = {u: p for p, u in reversed(list(enumerate(labels.of(first, axis).tolist())))}
         units = np.array(sorted(members, key=lambda u: position.get(u, len(position))))
         is_position = any(int(i) in nested for i in labels.axes[first, axis].tolist())
         kind = "position" if is_position else "conv" if len(first.shape or ()) > 2 else "dense"
-        groups.append(Group(layer_name(first), units, mine, kind, cuts_of(units, contracted, labels)))
+        groups.append(Group(layer_name(first), units, tuple(slots_of[i]), kind, tuple(cuts_of.get(i, ()))))
     return Channels(labels, unique_names(groups), values)
 
 
-def activations(graph: ir.Graph, labels: Labels) -> dict[int, Axis]:
-    """The first activation, in graph order, in which each unit occurs."""
-    first: dict[int, Axis] = {}
-    for node in graph:
-        for value in node.outputs:
-            for axis in range(len(value.shape or ())):
-                if (value, axis) in labels.axes:
-                    for unit in np.unique(labels.of(value, axis)).tolist():
-                        first.setdefault(unit, (value, axis))
-    return first
+def activations(graph: ir.Graph, labels: Labels) -> tuple[list[Axis], Ids]:
+    """Axes of activations in graph order, and which of them is the first that each unit occurs in, [n]."""
+    axes = [(v, a) for n in graph for v in n.outputs for a in range(len(v.shape or ())) if (v, a) in labels.axes]
+    first = np.full(len(labels.root), -1)
+    for k in reversed(range(len(axes))):
+        first[labels.of(*axes[k])] = k
+    return axes, first
 
 
 def contractions(graph: ir.Graph) -> list[Axis]:
@@ -203,10 +203,22 @@ def contractions(graph: ir.Graph) -> list[Axis]:
     return list(found)
 
 
-def cuts_of(units: Ids, contracted: list[Axis], labels: Labels) -> tuple[tuple[str, int], ...]:
-    """The contracted or flattened activations that carry these units."""
-    mine = [(v, a) for v, a in contracted if (v, a) in labels.axes and np.isin(labels.of(v, a), units).any()]
-    return tuple((str(v.name), a) for v, a in mine)
+def owned_slots(slots: dict[tuple[str, int], tuple[Ids, Ids]], owner: Ids) -> dict[int, list[Slot]]:
+    """The slots of each group, given (units, rows of each) of every slot and the group of every unit."""
+    mine: dict[int, list[Slot]] = {}
+    for (name, axis), (found, rows) in slots.items():
+        for i, at in zip(*(a.tolist() for a in np.unique(owner[found], return_index=True)), strict=True):
+            mine.setdefault(i, []).append(Slot(name, axis, int(rows[at])))
+    return mine
+
+
+def carrying(contracted: list[Axis], labels: Labels, owner: Ids) -> dict[int, list[tuple[str, int]]]:
+    """The contracted or flattened activations that carry units of each group."""
+    mine: dict[int, list[tuple[str, int]]] = {}
+    for value, axis in contracted:
+        for i in np.unique(owner[labels.of(value, axis)]).tolist() if (value, axis) in labels.axes else ():
+            mine.setdefault(i, []).append((str(value.name), axis))
+    return mine
 
 
 def layer_name(value: ir.Value) -> str:

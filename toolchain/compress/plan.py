@@ -97,7 +97,7 @@ def steps_of(group: Group, align: str) -> int:
     if align == "off" or group.kind == "position":
         return 1
     if align != "auto":
-        return int(align)
+        return min(int(align), len(group))
     return 8 if len(group) >= 16 else 4 if len(group) >= 8 else 1
 
 
@@ -117,7 +117,7 @@ def make_plan(
 
     Raises OutOfReach with the best reachable where the budget cannot be met, UsageError for a bad budget or alignment.
     """
-    if align not in ("auto", "off") and not (align.isdigit() and int(align) > 0):
+    if align not in ("auto", "off") and not (align.isdecimal() and int(align) > 0):
         raise UsageError(f"cannot align to '{align}'", way_out="Use auto, off or a number")
     terms = parse_budget(budget)
     groups = channels.groups
@@ -125,12 +125,17 @@ def make_plan(
     free = np.array([g.name in scores and not any(fnmatch(g.name, k) for k in keep) for g in groups])
     step = np.array([steps_of(g, align) for g in groups], np.int64)
     size = np.array([len(g) for g in groups], np.int64)
+    share = min(1.0, *(t.limit for t in terms if t.quantity == "units"), 1.0)
+    kept = np.clip(np.floor(size * share + 0.5).astype(np.int64), 1, size)
+    if align == "auto":  # a share of less than a step is a wish for less than a step
+        step = np.where(kept < np.minimum(size, step), 1, step)
     least = np.where(free, np.minimum(size, step), size)
-    share = [t for t in terms if t.quantity == "units"]
-    if any(not t.is_share for t in share):
-        raise UsageError("budget 'units' is a share of every group", way_out="Write units<=50%")
-    kept = np.where(free, np.floor(size * min((t.limit for t in share), default=1.0) + 0.5).astype(np.int64), size)
-    kept = aligned(np.clip(kept, least, size), size, step, least)
+    for g in np.flatnonzero(free & (kept < least)):
+        raise OutOfReach(
+            f"budget units<={100 * share:g}% is out of reach: '{groups[g].name}' keeps {least[g]} of {size[g]}",
+            way_out="Use --align auto or off",
+        )
+    kept = aligned(np.where(free, kept, size), size, step, least)
     limits = [t for t in terms if t.quantity != "units"]
     model_costs = costing(model, channels)
     before = model_costs.costs(np.zeros(len(groups), np.int64))
@@ -199,8 +204,8 @@ def solve(
         )
     rising = [losses(o, scores.get(g.name)) for o, g in zip(order, channels.groups, strict=True)]
     search = Search(start, least, step, rising, shares)
-    found = [f for f in (search.widths_within(1.0, leap) for leap in (True, False)) if excess(f) <= 1]
-    return min(found, key=search.loss) if found else least
+    found = [search.widths_within(1.0, leap=True), search.widths_within(1.0, leap=False), search.scaled()]
+    return min((search.grown(f) for f in found if excess(f) <= 1), key=search.loss)
 
 
 def chosen(channels: Channels, order: Sequence[Ids], counts: NDArray[np.int64]) -> list[Ids]:
@@ -227,9 +232,9 @@ def with_orphans(channels: Channels, removed: list[Ids], step: NDArray[np.int64]
     owner = {int(u): i for i, g in enumerate(channels.groups) if len(g.cuts) == 1 and free[i] for u in g.units}
     orphans: dict[int, list[int]] = {}
     for _, outer, inner in labels.nests:
-        empty = gone[labels.root[inner]].all(axis=1) & ~gone[labels.root[outer]]
-        for unit in labels.root[outer[empty]].tolist():
-            if unit in owner:  # nobody but the flatten reads it
+        empty, units = gone[labels.root[inner]].all(axis=1), labels.root[outer]
+        for unit in np.setdiff1d(units[empty], units[~empty]).tolist():  # all channels of the unit are empty
+            if unit in owner and not gone[unit]:  # nobody but the flatten reads it
                 orphans.setdefault(owner[unit], []).append(unit)
     for i, units in orphans.items():
         width = int((~gone[channels.groups[i].units]).sum())
@@ -270,7 +275,7 @@ def load_plan(path: Path, model: Model, channels: Channels) -> Plan:
         removed = {str(g["name"]): tuple(sorted({int(i) for i in g["removed"]})) for g in body["groups"]}
         costs = {str(q): (int(c["before"]), int(c["after"])) for q, c in body["costs"].items()}
         sha256, budget, align = str(body["sha256"]), str(body["budget"]), str(body["align"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadInput("is no plan.json of jettison", str(path), "Make one with jettison prune --plan-out") from error
     if sha256 != model.sha256:
         raise BadInput(f"the plan was made for sha256 {sha256[:12]}…, the model is {model.sha256[:12]}…", str(path))

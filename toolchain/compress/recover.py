@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from toolchain.compress.attribution import Progress
 from toolchain.compress.groups import Channels
 from toolchain.compress.surgery import rows_kept
-from toolchain.model import Model, parameter
+from toolchain.model import Model
 from toolchain.ops.pooling import window
 from toolchain.ops.table import attribute, constant, dims
 from toolchain.ops.units import Ids
@@ -121,7 +121,7 @@ def refit(
     if len(weights) > WIDEST:
         return Refit(name, 1.0, 1.0, None)
     n = len(next(iter(inputs.values())))
-    fit, held = (Sums.empty(*weights.shape, has_bias=has_room_for_bias(node)) for _ in range(2))
+    fit, held = (Sums.empty(*weights.shape, has_bias=bias_of(node) is not None) for _ in range(2))
     generator = np.random.default_rng(seed)
     is_held = generator.permutation(n) % 4 == 0
     places = max(1, -(-max(4 * len(weights), 16384) // n))
@@ -129,12 +129,13 @@ def refit(
     assert x is not None
     old = session(with_outputs(dense.ir, [consumer.output]), threads)
     new = session(with_outputs(pruned.ir, [str(x.name), consumer.output]), threads)
-    for start in range(0, n, BATCH):
-        part = {k: v[start : start + BATCH] for k, v in inputs.items()}
+    size = BATCH if dense.batch == "free" else int(dense.batch)
+    for start in range(0, n if dense.batch == "free" else n - n % size, size):
+        part = {k: v[start : start + size] for k, v in inputs.items()}
         (y,) = run(old, part)
         x_hat, y_hat = run(new, part)
         r = np.compress(consumer.kept, y, axis=consumer.axis) - y_hat
-        flags = is_held[start : start + BATCH]
+        flags = is_held[start : start + size]
         for sums, which in ((fit, ~flags), (held, flags)):
             if which.any():
                 sums.add(
@@ -152,7 +153,7 @@ def refit(
     if ridge is None:
         return Refit(name, before, before, None)
     after = held.error(change)
-    write(pruned.graph, node, weights, solved(fit.plus(held), ridge), consumer)
+    write(node, weights, solved(fit.plus(held), ridge))
     return Refit(name, before, after, ridge)
 
 
@@ -258,7 +259,7 @@ def unfolded(node: ir.Node, x: F32, space: tuple[int, ...]) -> F32:
     return np.ascontiguousarray(view.transpose(order)).reshape(len(x), int(np.prod(space)), -1)
 
 
-def write(graph: ir.Graph, node: ir.Node, weights: F32, change: F64, consumer: Consumer) -> None:
+def write(node: ir.Node, weights: F32, change: F64) -> None:
     """Add D to the weights, and its constant row to the bias or the addition behind."""
     w = node.inputs[1]
     assert w is not None and w.const_value is not None
@@ -269,36 +270,39 @@ def write(graph: ir.Graph, node: ir.Node, weights: F32, change: F64, consumer: C
     if alpha != 1.0:
         array = constant(w) + (array - constant(w)) / np.float32(alpha)  # type: ignore[operator]
     w.const_value = ir.tensor(np.ascontiguousarray(array, np.float32), name=w.name)
-    offset = change[-1].astype(np.float32)
-    bias = bias_of(node)
-    if bias is not None and bias.const_value is not None:
-        old = bias.const_value.numpy()
-        bias.const_value = ir.tensor(old + offset.reshape(old.shape), name=bias.name)
-    elif has_room_for_bias(node):
-        name = f"jettison/{consumer.output}/bias"
-        value = parameter(name, offset)
-        graph.initializers[name] = value
-        node.resize_inputs(3)
-        node.replace_input_with(2, value)
+    room = bias_of(node)
+    if room is not None:
+        bias, sign = room
+        is_behind = bias not in node.inputs  # where there is no β
+        offset = sign * change[-1] / (1.0 if is_behind else attribute(node, "beta", 1.0))
+        array = constant(bias) + offset.astype(np.float32).reshape(dims(bias))
+        bias.const_value = ir.tensor(array, name=bias.name)
 
 
-def has_room_for_bias(node: ir.Node) -> bool:
-    """Whether there is a bias to change, or an input for one."""
-    return bias_of(node) is not None or (
-        node.op_type != "MatMul" and len([v for v in node.inputs if v is not None]) == 2
-    )
+def bias_of(node: ir.Node) -> tuple[ir.Value, float] | None:
+    """A parameter that is added to (1.0) or taken from (−1.0) the node's output alone, with one entry for each unit.
 
-
-def bias_of(node: ir.Node) -> ir.Value | None:
-    """The parameter that is added to the node's output with one entry for each unit, and to nothing else."""
+    Its own bias, that of an addition behind, or the mean of a BatchNormalization behind. Where there is none the refit
+    does without: a new bias would be a parameter more than the plan promised.
+    """
     third = node.inputs[2] if len(node.inputs) > 2 else None
-    width = dims(node.outputs[0])[1 if node.op_type == "Conv" else -1]
-    if third is not None:
-        return third if dims(third)[-1:] == (width,) and len(third.uses()) == 1 else None
+    axis = 1 - len(dims(node.outputs[0])) if node.op_type == "Conv" else -1  # of the units, from the end
     uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Add":
+    reader = uses[0].node if len(uses) == 1 else None
+    if third is not None:
+        found = (third, 1.0) if attribute(node, "beta", 1.0) != 0 else None
+        axis = -1
+    elif reader is not None and reader.op_type == "Add":
+        other = reader.inputs[1 - uses[0].idx]
+        found = None if other is None else (other, 1.0)
+    elif reader is not None and reader.op_type == "BatchNormalization" and not attribute(reader, "training_mode", 0):
+        mean = reader.inputs[3]
+        found, axis = (None if mean is None else (mean, -1.0)), -1
+    else:
+        found = None
+    if found is None or found[0].const_value is None or len(found[0].uses()) > 1:
         return None
-    other = uses[0].node.inputs[1 - uses[0].idx]
-    if other is None or other.const_value is None or len(other.uses()) > 1:
-        return None
-    return other if max(dims(other), default=1) == width == int(np.prod(dims(other))) else None
+    width = dims(node.outputs[0])[1 if node.op_type == "Conv" else -1]
+    shape = dims(found[0])
+    is_row = len(shape) >= -axis and shape[axis] == width == int(np.prod(shape))
+    return found if is_row else None
