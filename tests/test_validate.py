@@ -170,7 +170,7 @@ def as_constant(edit: Callable[[TensorProto], object]) -> onnx.ModelProto:
 def in_branch(edit: Callable[[TensorProto], object]) -> onnx.ModelProto:
     """A tensor inside both branches of an If."""
     proto = sound()
-    tensor = numpy_helper.from_array(np.ones((1, 4), np.float32), "inner")
+    tensor = numpy_helper.from_array(np.ones(12, np.float32), "inner")
     edit(tensor)
     add = [helper.make_node("Add", ["y0", "inner"], ["z"])]
     branch = helper.make_graph(add, "branch", [], [helper.make_tensor_value_info("z", F, None)], [tensor])
@@ -300,8 +300,8 @@ def test_data_in_the_folder_of_the_model_is_read(where: dict[str, Any], home: Pa
         ({"location": "sub"}, "is no ordinary file"),
         ({"location": "none.bin"}, "its data file none.bin is missing"),
         ({"location": "w.bin", "offset": 1000000}, "is past the end of w.bin (48 bytes)"),
-        ({"location": "w.bin", "offset": -4}, "offset"),
-        ({"location": "w.bin", "length": -4}, "declares 48 bytes but stores"),
+        ({"location": "w.bin", "offset": -4}, "its data offset or length is negative"),
+        ({"location": "w.bin", "length": -4}, "its data offset or length is negative"),
         ({"location": "w.bin", "length": 44}, "declares 48 bytes but stores 44"),
         ({"location": "w.bin", "length": 52}, "past the end"),
         ({"location": "w.bin", "offset": "four"}, "its data offset or length is no number"),
@@ -317,8 +317,6 @@ def test_data_outside_of_the_folder_or_the_file_is_refused(
     (home / "linked").symlink_to(home.parent)
     os.link(home.parent / "secret.bin", home / "hard.bin")
     os.mkfifo(home / "pipe")
-    if where.get("length") == -4:
-        message = "past the end" if False else ""
     refused(written(home, PLACES[place](external(**where))), BadInput, "tensor '", message)
 
 
@@ -337,7 +335,7 @@ def add_weight(name: str) -> Callable[[onnx.ModelProto], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (rewire(0, "input", 0, "r"), "the graph has a cycle through 'a' → 'b'"),
+        (rewire(0, "input", 0, "r"), "the graph has a cycle through 'b' → 'a'"),
         (rewire(1, "input", 0, "r"), "the graph has a cycle through 'b'"),
         (rewire(1, "input", 0, "nobody"), "Relu 'b' reads 'nobody', which nothing makes"),
         (rewire(1, "output", 0, "h"), "value 'h' is made twice"),

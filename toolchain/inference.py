@@ -50,7 +50,7 @@ def infer(
     for v in graph.initializers.values():
         assert v.const_value is not None
         known[v] = Known(v.const_value.dtype, tuple(v.const_value.shape.numpy()), None)
-    batch = next(iter(inputs.values()), (1,))[0] if inputs else 1
+    batch = next((s[0] for s in inputs.values() if s), 1)
     carries, grown = set(inputs), 0
     for node in graph:
         took = [None if v is None else known.get(v, Known(v.dtype, None)) for v in node.inputs]
@@ -59,17 +59,20 @@ def infer(
             if exported_batch and node.op_type == "Reshape" and len(took) > 1:
                 took[1] = rebatched(node, took, exported_batch, batch)
         made = outputs_of(node, took)
-        known |= zip(node.outputs, made, strict=True)
-        grown += growth(took, made) if any(k.array is not None for k in made) else 0
+        known |= zip(node.outputs, made, strict=False)
+        grown += growth(node, took, made) if any(k.array is not None for k in made) else 0
         check_growth(node, grown)
     for v in graph.initializers.values():
         known.pop(v)
     return known
 
 
-def growth(took: Sequence[Known | None], made: Sequence[Known]) -> int:
-    """Elements that a node's outputs have more than its inputs."""
-    before, after = (sum(math.prod(k.shape) for k in ks if k is not None and k.shape is not None) for ks in (took, made))
+def growth(node: ir.Node, took: Sequence[Known | None], made: Sequence[Known]) -> int:
+    """Elements that a node's outputs have more than its inputs, each value counted once."""
+    read = dict(zip(node.inputs, took, strict=True)).values()
+    before, after = (
+        sum(math.prod(k.shape) for k in ks if k is not None and k.shape is not None) for ks in (read, made)
+    )
     return max(after - before, 0)
 
 
@@ -161,7 +164,7 @@ def is_foldable(node: ir.Node, took: list[Known | None], found: list[Known]) -> 
         if v is not None
     ):
         return False
-    check_growth(node, growth(took, found))
+    check_growth(node, growth(node, took, found))
     return all(k.shape is not None for k in found)
 
 

@@ -91,11 +91,21 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
         older = "older than 7" if opset < OLDEST else f"newer than {NEWEST}"
         raise Unsupported(f"opset {opset} is {older}", str(path), "Re-export with an opset from 7 to 26")
     check_graph(proto, path)
-    model = ir.from_proto(lifted(proto) if opset < OPSET else proto)
+    try:
+        model = ir.from_proto(lifted(proto) if opset < OPSET else proto)
+    except (ir.serde.SerdeError, UnicodeDecodeError) as error:
+        raise BadInput(f"is no sound ONNX model: {root_of(error)}", str(path)) from error
     del proto
     own_parameters(model.graph)
     check_parameters(model.graph, path)
     return Model(model, sha256, opset, settle(model.graph, shapes or {}, path))
+
+
+def root_of(error: BaseException) -> str:
+    """The first line of what began a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def save(model: Model, path: Path | str, force: bool = False) -> None:
@@ -120,9 +130,8 @@ def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
     light.ir_version = max(light.ir_version, 10)
     try:
         light = onnx.version_converter.convert_version(light, OPSET)
-    except RuntimeError as error:
-        text = str(error).splitlines()[0]
-        raise Unsupported(f"onnx cannot lift the model to opset {OPSET}: {text}") from error
+    except (RuntimeError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        raise Unsupported(f"onnx cannot lift the model to opset {OPSET}: {root_of(error)}") from error
     light.graph.initializer.extend(large.values())
     return light
 

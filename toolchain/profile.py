@@ -110,13 +110,23 @@ def varint(number: int) -> int:
 
 
 def structure_bytes(model: Model) -> int:
-    """Bytes of the file around the tensors: nodes, names, shapes."""
-    bare = model.ir.clone()
-    for value in bare.graph.initializers.values():
-        value.const_value = None
-    bare.graph.initializers.clear()
-    proto = ir.to_proto(bare)
-    return proto.ByteSize() - varint(proto.graph.ByteSize())
+    """Bytes of the file around the tensors and the graph's length: nodes, names, shapes."""
+    graph = model.graph
+    outputs = [v for n in graph for v in n.outputs if not v.is_graph_output() and (v.shape is not None or v.type)]
+    values = [*graph.inputs, *graph.outputs, *outputs]
+    parts = [ir.serde.serialize_node(n).ByteSize() for n in graph] + [
+        ir.serde.serialize_value(v).ByteSize() for v in values
+    ]
+    shell = ir.Graph([], [], nodes=[], name=graph.name, doc_string=graph.doc_string, opset_imports=graph.opset_imports)
+    around = ir.to_proto(
+        ir.Model(
+            shell, ir_version=model.ir.ir_version, producer_name=model.ir.producer_name,
+            producer_version=model.ir.producer_version, domain=model.ir.domain, model_version=model.ir.model_version,
+            doc_string=model.ir.doc_string, functions=list(model.ir.functions.values()),
+            metadata_props=dict(model.ir.metadata_props),
+        )
+    )  # fmt: skip
+    return around.ByteSize() - varint(around.graph.ByteSize()) + sum(1 + varint(p) + p for p in parts)
 
 
 def arena(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) -> int:

@@ -58,17 +58,26 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def terminal(rows: Sequence[dict[str, Any]], title: str) -> None:
-    """A table for people; numbers to the right."""
+    """A table for people: in colour and folded to the width on a terminal, else plain lines."""
+    keys = list(rows[0]) if rows else []
+    right = {k: all(isinstance(r[k], (int, float, type(None))) for r in rows) for k in keys}
+    if not sys.stdout.isatty():  # a pipe wants no colours, and the import of rich is a tenth of a short command
+        cells = [keys, *([shown(r[k]) for k in keys] for r in rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(keys))]
+        cells.insert(1, ["─" * w for w in widths])
+        print(*filter(None, [title]), sep="\n", end="\n" if title else "")
+        for row in cells:
+            pairs = zip(keys, row, widths, strict=True)
+            print("  ".join(c.rjust(w) if right[k] else c.ljust(w) for k, c, w in pairs).rstrip())
+        return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
-    for key in rows[0] if rows else ():
-        is_number = all(isinstance(r[key], (int, float, type(None))) for r in rows)
-        table.add_column(Text(key), justify="right" if is_number else "left", overflow="fold")
+    for key in keys:
+        table.add_column(Text(key), justify="right" if right[key] else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(v)) for v in row.values()))
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, soft_wrap=False).print(table)
+    Console().print(table)

@@ -122,6 +122,9 @@ def load_external(tensor: onnx.TensorProto, path: Path) -> None:
 def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     """Tensors hold what they say, values are made once and before they are used; unsorted nodes are sorted."""
     graph = proto.graph
+    for owner in (graph, *branches(graph.node, path, 1), *proto.functions):
+        for node in owner.node:
+            check_node(node, path)
     if not graph.output:
         raise BadInput("the graph has no output", str(path))
     for tensor in tensors_of(proto, path):
@@ -129,6 +132,8 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     for value in graph.input:
         check_input(value, path)
     held = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
+    if not all(isinstance(n, str) for n in (*held, *(v.name for v in (*graph.input, *graph.output)))):
+        raise BadInput("the name of a tensor, an input or an output is no text", str(path))
     for names in ([i.name for i in graph.input], held):
         if len(set(names)) < len(names):
             raise BadInput(f"value '{Counter(names).most_common(1)[0][0]}' is made twice", str(path))
@@ -146,6 +151,16 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     for output in graph.output:
         if output.name not in made and output.name not in given:
             raise BadInput(f"output '{output.name}' is never made", str(path))
+
+
+def check_node(node: onnx.NodeProto, path: Path) -> None:
+    """Names are text, and attributes are of a kind."""
+    names = (node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute))
+    if not all(isinstance(n, str) for n in names):  # protobuf hands out what is no UTF-8 as bytes
+        raise BadInput(f"a name at {node.op_type!r} {node.name!r} is no text", str(path))
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+            raise BadInput(f"attribute '{attribute.name}' of {node.op_type} '{node.name}' has no type", str(path))
 
 
 def sorted_nodes(graph: onnx.GraphProto, given: set[str], path: Path) -> list[onnx.NodeProto]:
