@@ -149,7 +149,7 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
         del graph.node[:]
         graph.node.extend(copies)
     for output in graph.output:
-        if output.name not in made and output.name not in given:
+        if output.name not in made and output.name not in given - {""}:
             raise BadInput(f"output '{output.name}' is never made", str(path))
 
 
