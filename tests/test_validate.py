@@ -564,6 +564,27 @@ def test_a_constant_that_cannot_be_computed_is_refused_by_name(proto: onnx.Model
     refused(written(tmp_path, proto), BadInput, "'bad'")
 
 
+@pytest.mark.parametrize("group", [0, 3, 5])
+def test_a_group_that_does_not_divide_the_channels_is_refused(group: int, tmp_path: Path) -> None:
+    """onnx's inference lets it pass; onnxruntime fails when it runs."""
+    from toolchain.compress.groups import analyse
+
+    net = Net(1, x=(4, 5, 5))
+    net.head(net.pooled(net.relu(net.conv("x", 12, 1))))
+    proto = net.proto()
+    next(a for a in proto.graph.node[0].attribute if a.name == "group").i = group
+    with pytest.raises(BadInput, match=r"Conv 'conv0'"):
+        analyse(load(written(tmp_path, proto)))
+
+
+def test_an_axis_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    proto = extended(helper.make_node("Reshape", ["r", "far"], ["s"], name="wide"))
+    proto.graph.initializer.append(numpy_helper.from_array(ints(1, 1 << 55), "far"))
+    refused(written(tmp_path, proto), BadInput, "Reshape 'wide'")
+    info = helper.make_tensor_value_info("x", F, ["N", 1 << 55])
+    refused(written(tmp_path, with_input(info)), BadInput)
+
+
 def test_every_network_of_the_tests_is_sound(tmp_path: Path) -> None:
     assert all(load(written(tmp_path, original(name))) for name in NETWORKS)
     assert Net is not None

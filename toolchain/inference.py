@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from toolchain.errors import BadInput
 
 LARGEST_CONSTANT = 1 << 26  # elements that folding may make: a ConstantOfShape can ask for any number
+LARGEST_AXIS = 1 << 28  # positions along one axis: each gets an id
 SMALL = 4096  # elements up to which a constant may decide a shape
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
@@ -59,6 +60,8 @@ def infer(
             if exported_batch and node.op_type == "Reshape" and len(took) > 1:
                 took[1] = rebatched(node, took, exported_batch, batch)
         made = outputs_of(node, took)
+        if any(max(k.shape or (0,)) > LARGEST_AXIS for k in made if k.shape is not None):
+            raise Uninferable(f"{where(node)} makes a value with an axis longer than {LARGEST_AXIS:,}")
         known |= zip(node.outputs, made, strict=False)
         grown += growth(node, took, made) if any(k.array is not None for k in made) else 0
         check_growth(node, grown)

@@ -166,6 +166,7 @@ def own_parameters(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type == "Constant" and node.domain == "" and constant_tensor(node) is not None:
             hold(graph, node.outputs[0], constant_tensor(node))
+    taken = {str(v.name) for v in (*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs))}
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         uses = list(value.uses())
@@ -173,8 +174,9 @@ def own_parameters(graph: ir.Graph) -> None:
             continue
         for number, use in enumerate(uses[1:], start=2):
             name = f"{value.name}.{number}"
-            while name in graph.initializers:
+            while name in taken:
                 name += "'"
+            taken.add(name)
             copy = parameter(name, tensor)
             graph.initializers[name] = copy
             use.node.replace_input_with(use.idx, copy)

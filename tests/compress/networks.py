@@ -343,11 +343,25 @@ def two_heads() -> Net:
     return net
 
 
+def shuffle() -> Net:
+    """Two channel shuffles around a grouped and a depthwise convolution, as in ShuffleNet."""
+    net = Net(16, x=(3, 6, 6))
+    y = net.relu(net.conv("x", 8))
+    for parts in (2, 4):
+        _, height, width = net.shape(y)
+        y = net.op("Reshape", y, np.array([0, parts, 8 // parts, height, width], np.int64))
+        y = net.op("Transpose", y, perm=[0, 2, 1, 3, 4])
+        y = net.op("Reshape", y, np.array([0, 8, height, width], np.int64))
+        y = net.relu(net.conv(y, 8, group=8) if parts == 2 else net.conv(y, 6, group=2))
+    net.head(net.pooled(y))
+    return net
+
+
 NETWORKS: dict[str, Callable[[], Net]] = {
     f.__name__: f
     for f in (
         mlp, alexnet, residual, separable, dense_block, grouped, excitation, signal, channels_last, literal_batch,
-        decoder, activations, two_inputs, attention, two_heads,
+        decoder, activations, two_inputs, attention, two_heads, shuffle,
     )
 }  # fmt: skip
 CLASSIFIERS = [name for name in NETWORKS if name != "decoder"]

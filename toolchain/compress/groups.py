@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.errors import UsageError
+from toolchain.errors import BadInput, UsageError
 from toolchain.inference import reads
 from toolchain.model import Model
 from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
@@ -93,20 +93,34 @@ class Channels:
 
 
 def analyse(model: Model) -> Channels:
-    """Label every axis; where a reshape leaves a choice of axis, take the first that is not frozen."""
+    """Label every axis; where a reshape leaves a choice of axis, take the first that is not frozen.
+
+    Frozen choices move on together, as those of an attention must. What is still frozen then moves on one by one: the two
+    reshapes of a channel shuffle have to choose differently.
+    """
     choices: dict[Hashable, int] = {}
-    while True:
-        units = label(model.graph, choices)
-        labels = units.solve()
-        moved = False
-        for key, axes in units.ambiguous:
-            k = choices.get(key, 0)
-            carriers = labels.of(*axes[k]) if axes[k] in labels.axes else np.zeros(0, np.int64)
-            if k + 1 < len(axes) and labels.is_frozen(carriers).all():
-                choices[key] = k + 1
-                moved = True
-        if not moved:
-            return collect(model.graph, labels)
+    labels, frozen = solved(model.graph, choices)
+    for most in (len(frozen), 1):
+        choices |= dict.fromkeys(frozen, 0)
+        while movable := [key for key, count in frozen.items() if choices[key] + 1 < count]:
+            for key in movable[:most]:
+                choices[key] += 1
+            labels, frozen = solved(model.graph, choices)
+            choices = dict.fromkeys(frozen, 0) | choices
+    return collect(model.graph, labels)
+
+
+def solved(graph: ir.Graph, choices: dict[Hashable, int]) -> tuple[Labels, dict[Hashable, int]]:
+    """The labels under these choices of axes; and for each choice that is frozen, how many axes there are."""
+    units = label(graph, choices)
+    labels = units.solve()
+    frozen = {}
+    for key, axes in units.ambiguous:
+        chosen = axes[choices.get(key, 0)]
+        carriers = labels.of(*chosen) if chosen in labels.axes else np.zeros(0, np.int64)
+        if labels.is_frozen(carriers).all():
+            frozen[key] = len(axes)
+    return labels, frozen
 
 
 def label(graph: ir.Graph, choices: dict[Hashable, int]) -> Units:
@@ -117,7 +131,10 @@ def label(graph: ir.Graph, choices: dict[Hashable, int]) -> Units:
         entry = find(node)
         known = all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs))
         if entry is not None and entry.channels is not None and known:
-            entry.channels(node, units)
+            try:
+                entry.channels(node, units)
+            except (ValueError, ZeroDivisionError) as error:  # onnx lets a wrong group or a short scale pass
+                raise BadInput(f"{where(node)} contradicts the shapes of what it reads: {error}") from error
             because = f"{where(node)} does not pass this axis"
         elif entry is not None and entry.channels is not None:
             because = f"{where(node)} has values of unknown shape"
