@@ -129,15 +129,7 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
         raise BadInput("the graph has no output", str(path))
     for tensor in tensors_of(proto, path):
         check_tensor(tensor, path)
-    for value in graph.input:
-        check_input(value, path)
-    held = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
-    if not all(isinstance(n, str) for n in (*held, *(v.name for v in (*graph.input, *graph.output)))):
-        raise BadInput("the name of a tensor, an input or an output is no text", str(path))
-    for names in ([i.name for i in graph.input], held):
-        if len(set(names)) < len(names):
-            raise BadInput(f"value '{Counter(names).most_common(1)[0][0]}' is made twice", str(path))
-    given = {i.name for i in graph.input} | set(held) | {""}
+    given = given_names(graph, path)
     made: set[str] = set()
     for name in (name for node in graph.node for name in node.output if name):
         if name in made or name in given:
@@ -151,6 +143,19 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     for output in graph.output:
         if output.name not in made and output.name not in given - {""}:
             raise BadInput(f"output '{output.name}' is never made", str(path))
+
+
+def given_names(graph: onnx.GraphProto, path: Path) -> set[str]:
+    """Names of inputs and initializers, each given once; and "", an input that is left out."""
+    for value in graph.input:
+        check_input(value, path)
+    held = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
+    if not all(isinstance(n, str) for n in (*held, *(v.name for v in (*graph.input, *graph.output)))):
+        raise BadInput("the name of a tensor, an input or an output is no text", str(path))
+    for names in ([i.name for i in graph.input], held):
+        if len(set(names)) < len(names):
+            raise BadInput(f"value '{Counter(names).most_common(1)[0][0]}' is made twice", str(path))
+    return {i.name for i in graph.input} | set(held) | {""}
 
 
 def check_node(node: onnx.NodeProto, path: Path) -> None:
