@@ -121,7 +121,7 @@ def test_an_older_opset_is_lifted_to_the_same_function(opset: int) -> None:
 
 
 # ---- the batch -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "attention"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_fixed_batch_becomes_free_and_samples_do_not_mix(name: str) -> None:
     """f([x1, x2]) = [f(x1), f(x2)]."""
     proto = with_fixed_batch(original(name))
@@ -171,8 +171,8 @@ def mixing(kind: str) -> Net:
 @pytest.mark.parametrize(
     "kind",
     [
-        "weights on the left", "mean over the batch", "softmax over the batch", "tokens in the batch", "flattened whole",
-        "first row taken", "cumulative sum",
+        "weights on the left", "mean over the batch", "softmax over the batch", "tokens in the batch",
+        "flattened whole", "first row taken", "cumulative sum",
     ],
 )  # fmt: skip
 def test_a_batch_is_not_set_free_where_samples_would_mix(kind: str) -> None:
@@ -376,7 +376,7 @@ def test_a_file_has_the_permissions_of_an_ordinary_one(tmp_path: Path) -> None:
 def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="exists. Use --force to replace it"):
+    with pytest.raises(UsageError, match=r"exists\. Use --force to replace it"):
         save(network("mlp"), path)
     assert path.read_bytes() == b"precious"
     save(network("mlp"), path, force=True)

@@ -3,7 +3,7 @@
 Shapes are found by walking the graph twice, with batches of 2 and of 3. A dimension that is the same in both is static,
 one that grows with the batch is k·N, and a value that is the same in both is a constant, however many Shape, Gather and
 Concat nodes an exporter spent on it. A file whose batch is fixed is walked in the same way with its batch set free; if
-the graph does not allow that, the batch stays as it was.
+the graph does not allow that, or would mix samples then, the batch stays as it was.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from toolchain.errors import BadInput, Unsupported, UsageError
 from toolchain.files import write_atomic
-from toolchain.inference import Known, Uninferable, infer
+from toolchain.inference import Known, Uninferable, infer, mixes_samples
 from toolchain.validate import check_graph, check_parameters, read_proto
 
 OPSET = 20  # older files are lifted to it; the op table holds from here to NEWEST
@@ -225,8 +225,9 @@ def settle(graph: ir.Graph, given: dict[str, tuple[int, ...]], path: Path) -> st
     if firsts == {None} or (fixed is not None and all(inputs.values())):
         try:
             two, three = (infer(graph, {v: (b, *s[1:]) for v, s in inputs.items()}, fixed) for b in (2, 3))
-            apply(graph, two, three)
-            return "free"
+            if fixed is None or not mixes_samples(graph, two, three):
+                apply(graph, two, three)
+                return "free"
         except Uninferable as error:
             if fixed is None:
                 raise BadInput(str(error), str(path)) from error
