@@ -95,31 +95,38 @@ class Channels:
 def analyse(model: Model) -> Channels:
     """Label every axis; where a reshape leaves a choice of axis, take the first that is not frozen.
 
-    Frozen choices move on together, as those of an attention must. What is still frozen then moves on one by one: the two
-    reshapes of a channel shuffle have to choose differently.
+    Frozen choices move on together, as those of an attention must. What is frozen then is tried one by one, in order,
+    and keeps the axis that gets furthest: the two reshapes of a channel shuffle have to choose differently.
     """
     choices: dict[Hashable, int] = {}
     labels, frozen = solved(model.graph, choices)
-    for most in (len(frozen), 1):
+    while movable := [key for key, (count, _) in frozen.items() if choices.get(key, 0) + 1 < count]:
+        choices |= {key: choices.get(key, 0) + 1 for key in movable}
+        labels, frozen = solved(model.graph, choices)
+    if frozen:
         choices |= dict.fromkeys(frozen, 0)
-        while movable := [key for key, count in frozen.items() if choices[key] + 1 < count]:
-            for key in movable[:most]:
-                choices[key] += 1
-            labels, frozen = solved(model.graph, choices)
-            choices = dict.fromkeys(frozen, 0) | choices
+        labels, reached = solved(model.graph, choices)
+        for key, (count, _) in frozen.items():
+            for k in range(1, count):
+                other, found = solved(model.graph, choices | {key: k})
+                if key not in found or found[key][1] > reached.get(key, (0, len(labels.reasons)))[1]:
+                    choices[key], labels, reached = k, other, found
     return collect(model.graph, labels)
 
 
-def solved(graph: ir.Graph, choices: dict[Hashable, int]) -> tuple[Labels, dict[Hashable, int]]:
-    """The labels under these choices of axes; and for each choice that is frozen, how many axes there are."""
+def solved(graph: ir.Graph, choices: dict[Hashable, int]) -> tuple[Labels, dict[Hashable, tuple[int, int]]]:
+    """The labels under these choices of axes; and of each choice that is frozen, how many axes there are, and how far
+    through the graph the chosen one got before something froze it.
+    """
     units = label(graph, choices)
     labels = units.solve()
     frozen = {}
     for key, axes in units.ambiguous:
         chosen = axes[choices.get(key, 0)]
         carriers = labels.of(*chosen) if chosen in labels.axes else np.zeros(0, np.int64)
-        if labels.is_frozen(carriers).all():
-            frozen[key] = len(axes)
+        is_one = len(carriers) > 1 and (carriers == carriers[0]).all()  # all or nothing: no better than frozen
+        if is_one or labels.is_frozen(carriers).all():
+            frozen[key] = len(axes), -1 if is_one else int(labels.rank[carriers].min(initial=len(labels.reasons)))
     return labels, frozen
 
 
