@@ -1,4 +1,4 @@
-"""Seeds for every test, and this folder on the path: `import building` works from all of them."""
+"""The same examples on every run; and this folder on the path, so that every test can import compress.networks."""
 
 from __future__ import annotations
 

@@ -241,7 +241,9 @@ def test_typed_data_that_does_not_fill_its_shape_is_named(place: str, tmp_path: 
     [(np.nan, "has 1 NaN (first at [2, 1])"), (np.inf, "has 1 infinity (first at [2, 1])"), (-np.inf, "infinity")],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-def test_weights_that_are_no_numbers_are_named(place: str, bad: float, message: str, dtype: Any, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_are_named(
+    place: str, bad: float, message: str, dtype: Any, tmp_path: Path
+) -> None:
     array = np.ones((4, 3), dtype)
     array[2, 1] = bad
     edit = raw(array.tobytes(), 4, 3, kind=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
@@ -353,7 +355,7 @@ def add_weight(name: str) -> Callable[[onnx.ModelProto], None]:
         (lambda p: p.ClearField("opset_import"), "opset"),
         (lambda p: p.ClearField("graph"), "it has no graph"),
     ],
-    ids=str,
+    ids=lambda v: v if isinstance(v, str) else "edit",
 )
 def test_an_unsound_graph_is_refused_by_name(edit: Any, message: str, tmp_path: Path) -> None:
     refused(written(tmp_path, changed(edit)), BadInput, message)
@@ -516,6 +518,9 @@ def bomb(*nodes: onnx.NodeProto, **constants: np.ndarray) -> onnx.ModelProto:
     return proto
 
 
+ONES = np.ones(2, np.float32)
+
+
 def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
@@ -524,8 +529,8 @@ def ints(*values: int) -> np.ndarray:
     "proto",
     [
         bomb(helper.make_node("ConstantOfShape", ["s0"], ["c"], name="bomb"), s0=ints(1 << 20, 1 << 20)),
-        bomb(helper.make_node("Expand", ["one", "s0"], ["c"], name="bomb"), one=np.ones(1, np.float32), s0=ints(1 << 40)),
-        bomb(helper.make_node("Tile", ["one", "s0"], ["c"], name="bomb"), one=np.ones(2, np.float32), s0=ints(1 << 35)),
+        bomb(helper.make_node("Expand", ["one", "s0"], ["c"], name="bomb"), one=ONES, s0=ints(1 << 40, 2)),
+        bomb(helper.make_node("Tile", ["one", "s0"], ["c"], name="bomb"), one=ONES, s0=ints(1 << 35)),
         bomb(
             helper.make_node("Range", ["zero", "many", "step"], ["c"], name="bomb"),
             zero=np.array(0, np.int64), many=np.array(1 << 40, np.int64), step=np.array(1, np.int64),
@@ -550,11 +555,17 @@ def test_a_constant_that_would_fill_the_memory_is_refused(proto: onnx.ModelProto
 @pytest.mark.parametrize(
     "proto",
     [
-        bomb(helper.make_node("Gather", ["one", "far"], ["c"], name="bad"), one=np.ones(2, np.float32), far=ints(7)),
-        bomb(helper.make_node("Reshape", ["one", "far"], ["c"], name="bad"), one=np.ones(2, np.float32), far=ints(7)),
-        bomb(helper.make_node("Reshape", ["one", "far"], ["c"], name="bad"), one=np.ones(6, np.float32), far=ints(-1, 4)),
-        bomb(helper.make_node("Slice", ["one"], ["c"], name="bad"), one=np.ones(2, np.float32)),
-        bomb(helper.make_node("Concat", ["one", "two"], ["c"], axis=3, name="bad"), one=np.ones(2, np.float32), two=np.ones(2, np.float32)),
+        bomb(helper.make_node("Gather", ["one", "far"], ["c"], name="bad"), one=ONES, far=ints(7)),
+        bomb(helper.make_node("Reshape", ["one", "far"], ["c"], name="bad"), one=ONES, far=ints(7)),
+        bomb(
+            helper.make_node("Reshape", ["one", "far"], ["c"], name="bad"), one=np.ones(6, np.float32), far=ints(-1, 4)
+        ),
+        bomb(helper.make_node("Slice", ["one"], ["c"], name="bad"), one=ONES),
+        bomb(
+            helper.make_node("Concat", ["one", "two"], ["c"], axis=3, name="bad"),
+            one=ONES,
+            two=ONES,
+        ),
         bomb(helper.make_node("Transpose", ["one"], ["c"], perm=[0, 0], name="bad"), one=np.ones((2, 2), np.float32)),
         bomb(helper.make_node("Cast", ["one"], ["c"], to=99, name="bad"), one=np.ones((2, 2), np.float32)),
     ],

@@ -1,4 +1,4 @@
-"""Small living networks, written with onnx.helper: He-scaled weights, biases that are not zero, statistics of real data.
+"""Small living networks, written with onnx.helper: He-scaled weights, biases that are not zero, statistics of data.
 
 A network whose output ignores its input proves nothing: a wrong pruner passes on it.
 """

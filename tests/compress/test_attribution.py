@@ -14,7 +14,13 @@ from onnx.reference import ReferenceEvaluator
 
 from toolchain.compress.attribution import attribute, quadrature
 from toolchain.compress.gradient import (
-    ALPHA, INPUT, LABELS, WEIGHT, attribution_graph, logits_of, tail_of,
+    ALPHA,
+    INPUT,
+    LABELS,
+    WEIGHT,
+    attribution_graph,
+    logits_of,
+    tail_of,
 )  # fmt: skip
 from toolchain.compress.groups import analyse
 from toolchain.errors import Unsupported
@@ -95,7 +101,7 @@ class Scaled:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_summed_attributions_are_the_derivative_along_the_ray(name: str) -> None:
-    """With one node a of weight 1, Σ_i A_ij = a-derivative of F_j(a h): the gradient graph against float64 differences."""
+    """With one node a of weight 1, Σ_i A_ij = d/da F_j(a h): the gradient graph against float64 differences."""
     model = network(name)
     inputs, labels = samples(model.inputs, 3), labels_of(model, 3)
     for cut, _ in cuts_of(model):
@@ -128,7 +134,9 @@ def test_attributions_are_complete_and_the_gap_says_how_nearly(name: str) -> Non
 # ---- Captum --------------------------------------------------------------------------------------------------------
 def torch_layers(torch: Any) -> list[tuple[str, Any]]:
     """The network `alexnet` in torch, in float64: (ONNX value, function that makes it from the one before)."""
-    p = {t.name: torch.tensor(numpy_helper.to_array(t).astype(np.float64)) for t in original("alexnet").graph.initializer}
+    p = {
+        t.name: torch.tensor(numpy_helper.to_array(t).astype(np.float64)) for t in original("alexnet").graph.initializer
+    }
     F = torch.nn.functional
 
     def dense(name: str) -> Any:
@@ -230,7 +238,9 @@ def test_attributions_equal_equation_2_written_out() -> None:
             loss = -np.log(up[:, labels[b]]) + np.log(down[:, labels[b]])
             wanted[4, b, i] = h[b, i] * np.mean(loss / 2e-6)
     found = attributions(model, "relu1", inputs, labels, quadrature(512))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())  # midpoints miss a kink by 1/2000
+    np.testing.assert_allclose(
+        found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max()
+    )  # midpoints miss a kink by 1/2000
 
 
 # ---- algebra -------------------------------------------------------------------------------------------------------
@@ -320,7 +330,9 @@ def test_a_dead_unit_has_rank_zero_and_is_counted() -> None:
     inputs, labels = samples(model.inputs, 20), labels_of(model, 20)
     (found,) = attribute(model, [("relu1", 1)], inputs, labels, per_class=True)
     assert np.flatnonzero(~found.is_live).tolist() == [2, 5]
-    assert not found.sums[:, :, [2, 5]].any() and not found.absolute[:, :, [2, 5]].any() and not found.rank[[2, 5]].any()
+    assert (
+        not found.sums[:, :, [2, 5]].any() and not found.absolute[:, :, [2, 5]].any() and not found.rank[[2, 5]].any()
+    )
     assert found.absolute[:, :, [0, 1, 3, 4, 6, 7]].any(axis=(0, 1)).all()
 
 
@@ -330,7 +342,10 @@ def test_merging_halves_equals_the_whole() -> None:
     cuts = cuts_of(model)
     fixed: dict[str, Any] = {"per_class": True, "steps": 8, "tolerance": np.inf}
     whole = attribute(model, cuts, inputs, labels, **fixed)
-    parts = [attribute(model, cuts, {k: v[s] for k, v in inputs.items()}, labels[s], **fixed) for s in (slice(5), slice(5, None))]
+    parts = [
+        attribute(model, cuts, {k: v[s] for k, v in inputs.items()}, labels[s], **fixed)
+        for s in (slice(5), slice(5, None))
+    ]
     small = attribute(model, cuts, inputs, labels, **fixed, max_memory=1)  # one sample at a time
     for a, first, second, alone in zip(whole, *parts, small, strict=True):
         for other in (first.merged(second), second.merged(first), alone):

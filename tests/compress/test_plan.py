@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from toolchain.profile import profile
 QUANTITIES = ("params", "macs", "flash", "ram")
 
 
-@lru_cache(maxsize=None)
+@cache
 def wide() -> Model:
     """Layers of 24 to 64 units: grouped, residual, flattened."""
     net = Net(20, x=(3, 12, 12))
@@ -104,7 +104,7 @@ def test_no_finer_plan_exists_than_one_that_is_not_within_a_percent(name: str, a
     removed = np.array([len(plan.removed[g.name]) for g in channels.groups])
     own = removed - cost.forced(removed)  # without the places that channels take along
     for i, g in enumerate(channels.groups):
-        if g.kind == "position" and own[i] == 0 or removed[i] == 0:
+        if (g.kind == "position" and own[i] == 0) or removed[i] == 0:
             continue
         fewer = own.copy()
         fewer[i] -= min(steps_of(g, align), own[i])
@@ -255,7 +255,7 @@ def test_units_of_numbers() -> None:
 
 @pytest.mark.parametrize("align", ["0", "-8", "eight", "8.0", "", "²"])
 def test_an_alignment_that_is_none_is_refused(align: str) -> None:
-    with pytest.raises(UsageError, match="cannot align to .* Use auto, off or a number"):
+    with pytest.raises(UsageError, match=r"cannot align to .* Use auto, off or a number"):
         plan_of(network("mlp"), "units<=50%", align)
 
 
@@ -278,7 +278,7 @@ def test_what_keep_protects_is_named_when_the_budget_is_out_of_reach() -> None:
 
 def test_a_share_of_units_under_a_wanted_alignment_is_out_of_reach() -> None:
     assert plan_of(network("mlp"), "units<=20%").widths == {"dense0": (10, 2), "dense2": (9, 2)}
-    with pytest.raises(OutOfReach, match="'dense0' keeps 8 of 10. Use --align auto or off"):
+    with pytest.raises(OutOfReach, match=r"'dense0' keeps 8 of 10\. Use --align auto or off"):
         plan_of(network("mlp"), "units<=20%", "8")
 
 

@@ -16,7 +16,9 @@ from toolchain.session import run, session, with_outputs
 def removal(model: Model, share: float = 0.4, seed: int = 0) -> np.ndarray:
     """Random units of every group."""
     generator = np.random.default_rng(seed)
-    parts = [generator.permutation(g.units)[: int(share * len(g))] for g in analyse(model).groups if g.kind != "position"]
+    parts = [
+        generator.permutation(g.units)[: int(share * len(g))] for g in analyse(model).groups if g.kind != "position"
+    ]
     return np.concatenate(parts)
 
 
@@ -96,7 +98,9 @@ def test_the_mean_of_what_went_is_moved_into_the_bias(kind: str, attributes: dic
     found = recovered.graph.initializers
     np.testing.assert_allclose(found[bias].const_value.numpy(), wanted, rtol=1e-5, atol=1e-5)
     assert np.isinf(refit.ridge) and second
-    assert found[weight].const_value.numpy().tobytes() == pruned.graph.initializers[weight].const_value.numpy().tobytes()
+    assert (
+        found[weight].const_value.numpy().tobytes() == pruned.graph.initializers[weight].const_value.numpy().tobytes()
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -117,7 +121,10 @@ def test_no_layer_gets_worse_and_what_lost_nothing_keeps_its_bits(name: str) -> 
     behind = {u.node.name for n in model.graph if n.name in refitted for u in n.outputs[0].uses()}  # an Add as its bias
     for parameter, value in recovered.graph.initializers.items():
         if parameter in readers and readers[parameter].name not in refitted | behind:
-            assert value.const_value.numpy().tobytes() == pruned.graph.initializers[parameter].const_value.numpy().tobytes()
+            assert (
+                value.const_value.numpy().tobytes()
+                == pruned.graph.initializers[parameter].const_value.numpy().tobytes()
+            )
     added = set(recovered.graph.initializers) - set(pruned.graph.initializers)
     assert all(a.startswith("jettison/") for a in added)
 

@@ -89,7 +89,7 @@ class Exact:
     """The node in float64, by onnx's own reference: independent of onnxruntime.
 
     Workarounds for the reference of onnx 1.23: grouped ConvTranspose is put together group by group; output_shape and
-    MaxPool's auto_pad are written out as pads (ignored, and wrong for SAME_LOWER); Pad runs in onnxruntime (it cannot cut).
+    MaxPool's auto_pad are written out as pads (ignored, and wrong for SAME_LOWER); Pad runs in onnxruntime (no cuts).
     """
 
     def __init__(self, case: Case) -> None:
@@ -295,7 +295,7 @@ def sliced(array: np.ndarray, value: ir.Value, keep: dict[Any, np.ndarray]) -> n
 @pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].channels is not None], ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_a_channel_rule_ties_can_go_together(case: Case, seed: int) -> None:
-    """Rows taken out of inputs and parameters give the output without its rows, where masked inputs were summed away."""
+    """Inputs and parameters without some rows give the output without its rows; what is summed away was masked."""
     model, labels, free = removable(case)
     generator = np.random.default_rng([seed, len(free)])
     gone = np.zeros(len(labels.root), bool)
