@@ -34,8 +34,13 @@ class Cold:
 
 
 def cold(arguments: Sequence[str | Path], threads: int = 1) -> Cold:
-    """Run this interpreter on these arguments in the repository's root; raises RuntimeError unless it exits with 0."""
+    """Run this interpreter on these arguments in the repository's root; raises RuntimeError unless it exits with 0.
+
+    Bytecode is written and used, as pip does at installation: else each run here would compile our sources anew, and
+    none of the packages'.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", LAUNCHER, sys.executable, *map(str, arguments)],
         capture_output=True,
