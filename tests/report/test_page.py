@@ -269,7 +269,7 @@ def test_a_difference_within_the_noise_is_called_so() -> None:
 def test_a_large_completeness_gap_is_said() -> None:
     wide = report()
     wide["ranking"]["completeness_gap"] = 0.061
-    assert "completeness gap is 6.1 %, above the 2.0 %" in read(wide).text
+    assert "completeness gap is 6.1 %, above 5.0 %" in read(wide).text
 
 
 # The figures on the page are those of the report.
