@@ -31,7 +31,8 @@ attr = pytest.importorskip("captum.attr", reason="captum is the other side of th
 from captum.attr._utils.approximation_methods import approximation_parameters  # noqa: E402
 
 from benchmarks import nets  # noqa: E402
-from toolchain.compress.gradient import ALPHA, INPUT, LABELS, WEIGHT, attribution_graph  # noqa: E402
+from toolchain.compress.gradient import ALPHA, INPUT, WEIGHT, attribution_graph  # noqa: E402
+from toolchain.compress.objective import LABELS  # noqa: E402
 from toolchain.model import Model, load  # noqa: E402
 from toolchain.session import run, session, with_outputs  # noqa: E402
 

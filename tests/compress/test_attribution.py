@@ -16,13 +16,12 @@ from toolchain.compress.attribution import attribute, quadrature
 from toolchain.compress.gradient import (
     ALPHA,
     INPUT,
-    LABELS,
     WEIGHT,
     attribution_graph,
-    logits_of,
     tail_of,
 )  # fmt: skip
 from toolchain.compress.groups import analyse
+from toolchain.compress.objective import LABELS, objective_of
 from toolchain.errors import Unsupported
 from toolchain.model import Model
 from toolchain.ops import OPS
@@ -32,7 +31,7 @@ ROUNDING = 2e-5  # float32 gradients through ten layers, relative to the largest
 
 
 def classes_of(model: Model) -> int:
-    return int(logits_of(model).shape[1])
+    return objective_of(model).classes
 
 
 def labels_of(model: Model, n: int, seed: int = 0) -> np.ndarray:
@@ -66,7 +65,7 @@ def cuts_of(model: Model) -> list[tuple[str, int]]:
 
 # ---- an oracle in float64 ------------------------------------------------------------------------------------------
 class Scaled:
-    """F(α) = softmax and loss of the original file with the cut multiplied by α, by onnx's reference in float64."""
+    """F(α) of the original file with the cut multiplied by α, by onnx's reference in float64."""
 
     def __init__(self, proto: onnx.ModelProto, model: Model, cut: str) -> None:
         copy = onnx.ModelProto.FromString(proto.SerializeToString())
@@ -79,24 +78,32 @@ class Scaled:
             if t.data_type == onnx.TensorProto.FLOAT:
                 t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float64), t.name))
         graph.input.append(helper.make_tensor_value_info("α", onnx.TensorProto.DOUBLE, []))
-        self.logits = str(logits_of(model).name)
-        self.cut, self.is_logits = cut, cut == self.logits
-        graph.output.append(helper.make_empty_tensor_value_info(self.logits))
+        self.values = [str(v.name) for v in objective_of(model).values]
+        self.cut = cut
+        graph.output.extend(helper.make_empty_tensor_value_info(v) for v in self.values)
         self.evaluator = ReferenceEvaluator(copy)
         self.one_by_one = graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
+    def answers(self, inputs: dict[str, np.ndarray], alpha: float) -> list[np.ndarray]:
+        """What the objective reads, [n, …] each."""
+        feed = {k: v.astype(np.float64) for k, v in inputs.items()} | {"α": np.array(alpha)}
+        samples_at_once = [slice(i, i + 1) for i in range(len(next(iter(inputs.values()))))]
+        parts = [{k: feed[k][s] for k in inputs} for s in (samples_at_once if self.one_by_one else [slice(None)])]
+        found = [self.evaluator.run(self.values, feed | part) for part in parts]
+        joined = [np.concatenate(f) for f in zip(*found, strict=True)]
+        return [y * alpha if v == self.cut else y for v, y in zip(self.values, joined, strict=True)]
+
     def __call__(self, inputs: dict[str, np.ndarray], labels: np.ndarray, alpha: float) -> np.ndarray:
         """Softmax outputs, then the loss, [j, n]."""
-        feed = {k: v.astype(np.float64) for k, v in inputs.items()} | {"α": np.array(alpha)}
-        if self.one_by_one:
-            parts = [feed | {k: feed[k][i : i + 1] for k in inputs} for i in range(len(labels))]
-            z = np.concatenate([self.evaluator.run([self.logits], p)[0] for p in parts])
-        else:
-            z = self.evaluator.run([self.logits], feed)[0]
-        z = z * alpha if self.is_logits else z
+        (z,) = self.answers(inputs, alpha)
         p = np.exp(z - z.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
         return np.vstack([p.T, -np.log(p[np.arange(len(labels)), labels])])
+
+    def deviation(self, inputs: dict[str, np.ndarray], alpha: float) -> np.ndarray:
+        """Mean of ½ (y(αh) − y(h))² of every output, summed over the outputs, [n]."""
+        pairs = zip(self.answers(inputs, alpha), self.answers(inputs, 1.0), strict=True)
+        return sum((0.5 * (a - b) ** 2).reshape(len(a), -1).mean(axis=1) for a, b in pairs)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -129,6 +136,39 @@ def test_attributions_are_complete_and_the_gap_says_how_nearly(name: str) -> Non
             np.testing.assert_allclose(found.gap, literal, rtol=1e-2, atol=1e-4)  # float32 against float64
             np.testing.assert_allclose(found.sums.sum(axis=(0, 2)), summed.sum(axis=1), rtol=1e-4, atol=1e-4)
         assert found.gap <= 0.02 or found.steps > 512, "neither complete nor at the end of the nodes"
+
+
+def image_out() -> onnx.ModelProto:
+    """An image for an image: up to four times the size, through a transposed convolution."""
+    net = Net(11, x=(2, 6, 6))
+    y = net.relu(net.conv(net.relu(net.conv("x", 5, strides=[2, 2])), 4))
+    y = net.op("ConvTranspose", y, net.weight("up", 4, 3, 2, 2, terms=4), net.bias("up.bias", 3), strides=[2, 2])
+    net.conv(net.relu(y), 2)
+    return net.proto()
+
+
+@pytest.mark.parametrize("name", ["image", "two outputs"])
+def test_a_network_without_classes_is_ranked_by_the_deviation_from_its_own_answer(name: str) -> None:
+    """Σ_i A_i = d/da ½ (y(a h) − y(h))² with one node a, and the integral is complete."""
+    proto = image_out() if name == "image" else NETWORK_WITH_TWO_OUTPUTS.proto("dense2", "relu1")
+    model = loaded(proto)
+    inputs, labels = samples(model.inputs, 3), np.zeros(3, np.int64)
+    for cut, axis in cuts_of(model) if name == "image" else [("relu1", 1)]:
+        f = Scaled(proto, model, cut)
+        wanted = (f.deviation(inputs, 0.35 + 1e-6) - f.deviation(inputs, 0.35 - 1e-6)) / 2e-6
+        graph = attribution_graph(model, cut)
+        values = [str(v.name) for v in (graph.tail.cut, *graph.tail.objective.values, *graph.tail.context)]
+        h, *rest = run(session(with_outputs(model.ir, values)), inputs)
+        n = len(graph.tail.objective.values)
+        feed = dict(zip(values[1 + n :], rest[n:], strict=True)) | graph.tail.objective.feed(labels, rest[:n])
+        at = {INPUT: h, ALPHA: np.array([0.35], np.float32), WEIGHT: np.ones(1, np.float32)}
+        found = run(session(graph.ir), feed | at)[0][0].reshape(3, -1).sum(axis=1, dtype=np.float64)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=ROUNDING * max(np.abs(wanted).max(), 1))
+        (whole,) = attribute(model, [(cut, axis)], inputs, labels)
+        change = -f.deviation(inputs, 0.0)
+        assert whole.gap <= 0.02 or whole.steps > 512
+        np.testing.assert_allclose(whole.sums.sum(), change.sum(), rtol=0.03)
+        np.testing.assert_allclose(whole.change.sum(), np.abs(change).sum(), rtol=1e-4)
 
 
 # ---- Captum --------------------------------------------------------------------------------------------------------
@@ -390,9 +430,22 @@ def refused(model: Model, cut: str) -> str:
 
 def test_what_cannot_be_attributed_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no value 'nowhere'" in refused(network("mlp"), "nowhere")
-    assert "[N, classes] is needed" in refused(network("decoder"), "relu1")
-    two = loaded(NETWORK_WITH_TWO_OUTPUTS.proto("dense2", "relu1"))
-    assert "the model has 2 outputs" in refused(two, "relu1")
+    with pytest.raises(Unsupported, match="only one output"):
+        attribute(
+            network("decoder"),
+            [("relu1", 1)],
+            samples(network("decoder").inputs, 2),
+            np.zeros(2, np.int64),
+            per_class=True,
+        )
+    with pytest.raises(Unsupported, match="has no slope at h"):
+        attribute(
+            network("decoder"),
+            [("relu1", 1)],
+            samples(network("decoder").inputs, 2),
+            np.zeros(2, np.int64),
+            at_h_only=True,
+        )
     monkeypatch.delitem(OPS, "MaxPool")
     text = refused(network("alexnet"), "relu4")
     assert "MaxPool 'maxpool5' has no gradient rule" in text and "--criterion magnitude" in text

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from toolchain.compress.gradient import (
     ALPHA,
     INPUT,
-    LABELS,
     WEIGHT,
     GradientGraph,
     attribution_graph,
-    logits_of,
     tail_model,
 )
+from toolchain.compress.objective import Deviation, objective_of
 from toolchain.errors import Unsupported
 from toolchain.model import Model
 from toolchain.session import run, session, with_outputs
@@ -142,15 +141,19 @@ def attribute(
             f"the graph runs at batch {model.batch} only, so it cannot be ranked by gradients",
             way_out="Use --criterion magnitude",
         )
-    logits = str(logits_of(model).name)
+    if at_h_only and isinstance(objective_of(model), Deviation):
+        raise Unsupported(
+            "the deviation from the network's own answer has no slope at h: a Taylor expansion says nothing",
+            way_out="Use --criterion ig",
+        )
     found = []
     for number, (cut, axis) in enumerate(cuts):
         graph = attribution_graph(model, cut, per_class)
-        context = [str(v.name) for v in graph.tail.context]
+        needed = [str(v.name) for v in (graph.tail.cut, *graph.tail.objective.values, *graph.tail.context)]
         tail = Region(
             graph,
             axis,
-            session(with_outputs(model.ir, [cut, *context, logits]), threads),
+            session(with_outputs(model.ir, needed), threads),
             session(graph.ir, threads),
             session(tail_model(model, graph.tail), threads),
         )
@@ -224,19 +227,17 @@ def chunk(
     region: Region, inputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], nodes: Nodes
 ) -> Attribution:
     """Attributions of one run."""
-    tail, axis = region.graph.tail, region.axis
-    h, *context, logits = run(region.head, inputs)
+    tail, axis, objective = region.graph.tail, region.axis, region.graph.tail.objective
+    h, *rest = run(region.head, inputs)
+    at_h, context = rest[: len(objective.values)], rest[len(objective.values) :]
     feed = {str(v.name): a for v, a in zip(tail.context, context, strict=True)}
-    (a,) = run(region.gradient, feed | {INPUT: h, ALPHA: nodes[0], WEIGHT: nodes[1], LABELS: labels})
-    zeros = np.zeros_like(h) if context else np.zeros_like(h[:1])
-    (origin,) = run(region.tail, feed | {INPUT: zeros})
-    change = targets(logits, labels, region.graph.seeds) - targets(
-        np.broadcast_to(origin, logits.shape), labels, region.graph.seeds
-    )
+    along = {INPUT: h, ALPHA: nodes[0], WEIGHT: nodes[1]} | objective.feed(labels, at_h)
+    (a,) = run(region.gradient, feed | along)
+    at_zero = run(region.tail, feed | {INPUT: np.zeros_like(h) if context else np.zeros_like(h[:1])})
+    change = objective.change(at_h, at_zero, labels, per_class=region.graph.seeds > 1)
     others = tuple(d + 1 for d in range(1, h.ndim) if d != axis)
     by_unit = a.sum(axis=others, dtype=np.float64)  # [j, n, i]
-    classes = logits.shape[1]
-    one_hot = np.zeros((classes, len(labels)))
+    one_hot = np.zeros((objective.classes, len(labels)))
     one_hot[labels, np.arange(len(labels))] = 1
     return Attribution(
         cut=str(tail.cut.name),
@@ -249,12 +250,3 @@ def chunk(
         change=np.abs(change).sum(axis=1),
         steps=len(nodes[0]),
     )
-
-
-def targets(logits: NDArray[np.float32], labels: NDArray[np.int64], seeds: int) -> F64:
-    """F_j of each sample, [j, n]: softmax outputs if they are asked for, then the loss −log p_y."""
-    z = logits.astype(np.float64)
-    log_p = z - z.max(axis=1, keepdims=True)
-    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-    loss = -log_p[np.arange(len(labels)), labels]
-    return np.vstack([np.exp(log_p).T, loss]) if seeds > 1 else loss[None]

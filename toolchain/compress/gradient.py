@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.compress.objective import Objective, objective_of
 from toolchain.errors import Unsupported
 from toolchain.model import BATCH, Model, parameter
 from toolchain.ops.table import Ray, dims, find, where
@@ -28,16 +29,16 @@ from toolchain.ops.tape import PREFIX, Tape
 class Tail:
     """The part of a network behind a cut.
 
-    cut      the value h that splits F = G∘H, [N, *s]
-    nodes    the nodes that depend on it and lead to the logits, in order
-    context  values from before the cut that the tail reads too, held at their value for x
-    logits   the input of the last softmax, or the output, [N, J]
+    cut        the value h that splits F = G∘H, [N, *s]
+    nodes      the nodes that depend on it and lead to the answer, in order
+    context    values from before the cut that the tail reads too, held at their value for x
+    objective  what is read off the answer, as far as the cut reaches it
     """
 
     cut: ir.Value
     nodes: tuple[ir.Node, ...]
     context: tuple[ir.Value, ...]
-    logits: ir.Value
+    objective: Objective
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class GradientGraph:
     """An attribution graph.
 
     Inputs   h [N, *s], each context value, alpha [A] and weight [A] (nodes and weights of the quadrature on [0, 1]),
-             labels [N] int64
-    Output   attribution [K, N, *s]: of softmax outputs 0…J−1 if `per_class`, then of the loss −log p_label
+             labels [N] int64, or for each output its value at h
+    Output   attribution [K, N, *s]: of softmax outputs 0…J−1 if `per_class`, then of the loss
     """
 
     ir: ir.Model
@@ -57,42 +58,14 @@ class GradientGraph:
 
 
 ROWS = "R"  # A·N, the samples at every node of the quadrature
-INPUT, ALPHA, WEIGHT, LABELS, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "labels", "attribution"))
-
-
-def logits_of(model: Model) -> ir.Value:
-    """The value whose softmax is the answer: the only output, or what its last softmax reads.
-
-    Raises Unsupported for several outputs or one that is not [N, classes].
-    """
-    graph = model.graph
-    if len(graph.outputs) != 1:
-        raise Unsupported(
-            f"the model has {len(graph.outputs)} outputs; one [N, classes] is needed to rank by",
-            way_out="Use --criterion magnitude",
-        )
-    value = graph.outputs[0]
-    if value.shape is None or len(value.shape) != 2 or dims(value)[1] < 2:
-        raise Unsupported(
-            f"output '{value.name}' is {value.shape}; [N, classes] is needed to rank by",
-            way_out="Use --criterion magnitude",
-        )
-    node = value.producer()
-    while node is not None and node.op_type in ("Identity", "Softmax"):
-        inner = node.inputs[0]
-        assert inner is not None
-        if node.op_type == "Softmax":
-            return inner
-        value, node = inner, inner.producer()
-    return graph.outputs[0]
+INPUT, ALPHA, WEIGHT, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "attribution"))
 
 
 def tail_of(model: Model, cut: str) -> Tail:
     """Split the network at a value.
 
-    Raises Unsupported if the value does not lead to the logits, or its first axis is not the batch.
+    Raises Unsupported if the value does not lead to the answer, or its first axis is not the batch.
     """
-    logits = logits_of(model)
     named = {str(v.name): v for v in (*model.graph.inputs, *(o for n in model.graph for o in n.outputs))}
     if cut not in named:
         raise Unsupported(f"there is no value '{cut}' to cut at")
@@ -105,28 +78,28 @@ def tail_of(model: Model, cut: str) -> Tail:
         if any(v in behind for v in node.inputs):
             behind.update(node.outputs)
             nodes.append(node)
-    needed, wanted = {logits}, []
-    for node in reversed(nodes):
-        if any(v in needed for v in node.outputs):
-            wanted.append(node)
-            needed.update(v for v in node.inputs if v in behind)
-    if logits is not value and logits not in behind:
+    objective = objective_of(model).reached(behind)
+    if objective is None:
         raise Unsupported(f"'{cut}' does not lead to the output")
-    wanted.reverse()
+    wanted = ancestors(nodes, objective.values)
     context = dict.fromkeys(
         v for n in wanted for v in n.inputs if v is not None and v not in behind and v.const_value is None
     )
-    return Tail(value, tuple(wanted), tuple(context), logits)
+    return Tail(value, tuple(wanted), tuple(context), objective)
 
 
 def tail_model(model: Model, tail: Tail) -> ir.Model:
-    """G alone: inputs h and the context, output the logits."""
+    """G alone: inputs h and the context, outputs what the objective reads."""
     writer = Writer(model)
     h = writer.input(INPUT, tail.cut)
     values = {tail.cut: h} | {v: writer.input(str(v.name), v) for v in tail.context}
     writer.copy(tail.nodes, values, "tail/")
-    out = writer.tape.op("Identity", values[tail.logits])
-    return writer.finish([(out, PREFIX + "logits", [BATCH, dims(tail.logits)[1]])])
+    return writer.finish(
+        [
+            (writer.tape.op("Identity", values[v]), f"{PREFIX}answer{i}", [BATCH, *dims(v)[1:]])
+            for i, v in enumerate(tail.objective.values)
+        ]
+    )
 
 
 def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bool = True) -> GradientGraph:
@@ -139,17 +112,16 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     rays = rays_of(tail) if hoist else {tail.cut: Ray.HOMOGENEOUS}
     straight = [n for n in tail.nodes if hoist and all(rays.get(o, Ray.CURVED) > Ray.CURVED for o in n.outputs)]
     curved = [n for n in tail.nodes if n not in set(straight)]
-    reads = {v for n in curved for v in n.inputs} | {tail.logits}
+    reads = {v for n in curved for v in n.inputs} | {*tail.objective.values}
     fronts = [v for v, r in rays.items() if r > Ray.CURVED and v in reads]
-    classes = dims(tail.logits)[1]
-    seeds = classes + 1 if per_class else 1
+    seeds = tail.objective.count(per_class)
 
     writer = Writer(model, seeds)
     g = writer.tape
     h = writer.input(INPUT, tail.cut)
     context = {v: writer.input(str(v.name), v) for v in tail.context}
     alpha, weight = writer.vector(ALPHA, ir.DataType.FLOAT), writer.vector(WEIGHT, ir.DataType.FLOAT)
-    labels = writer.vector(LABELS, ir.DataType.INT64, BATCH)
+    held = [writer.input(str(v.name), v) for v in tail.objective.held()]
 
     once = {tail.cut: h} | context
     writer.copy(straight, once, "once/")
@@ -166,14 +138,14 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     rows |= {v: interpolated(g, once[v], origin.get(v) if rays[v] is Ray.AFFINE else None, alpha) for v in fronts}
     writer.copy(curved, rows, "ray/", ROWS)
 
-    seed = seeds_at_logits(g, rows[tail.logits], labels, alpha, classes, per_class)
-    at_front = backward(g, curved, rows, {tail.logits: seed}, fronts)
+    seed = tail.objective.cotangents(g, rows, [tiled(g, v, alpha) for v in held], per_class)
+    at_front = backward(g, curved, rows, seed, fronts)
     summed = {v: over_nodes(g, at_front[v], weight, once[v]) for v in fronts if v in at_front}
     gradient = backward(g, straight, once, summed, [tail.cut])[tail.cut]
     out = g.op("Mul", gradient, h)
     graph = writer.finish([(out, OUTPUT, [seeds, BATCH, *dims(tail.cut)[1:]])])
     per_row = sum(row_bytes(v) for n in curved for v in n.outputs)
-    widest = max((row_bytes(v) for n in curved for v in n.outputs), default=4 * classes)
+    widest = max(row_bytes(v) for v in (*tail.objective.values, *(o for n in curved for o in n.outputs)))
     return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * seeds * widest)
 
 
@@ -298,23 +270,8 @@ def tiled(g: Tape, value: ir.Value, alpha: ir.Value) -> ir.Value:
 def as_rows(g: Tape, stacked: ir.Value, like: ir.Value) -> ir.Value:
     """[A, N, *s] -> [A·N, *s]."""
     out = g.op("Reshape", stacked, g.i64([-1, *dims(like)[1:]]))
-    out.shape, out.dtype = renamed(like.shape, ROWS), ir.DataType.FLOAT
+    out.shape, out.dtype = renamed(like.shape, ROWS), like.dtype or ir.DataType.FLOAT
     return out
-
-
-def seeds_at_logits(
-    g: Tape, logits: ir.Value, labels: ir.Value, alpha: ir.Value, classes: int, per_class: bool
-) -> ir.Value:
-    """Cotangents [K, A·N, J] at the logits: p_j(e_j − p) for each class j, then p − y for the loss."""
-    p = g.op("Softmax", logits, axis=-1)
-    one_hot = g.op("OneHot", labels, g.i64(classes), g.f32([0, 1]), axis=-1)
-    one_hot.shape, one_hot.dtype = ir.Shape([BATCH, classes]), ir.DataType.FLOAT
-    loss = g.op("Unsqueeze", g.op("Sub", p, tiled(g, one_hot, alpha)), g.i64([0]))
-    if not per_class:
-        return loss
-    each = g.op("Unsqueeze", g.op("Transpose", p, perm=[1, 0]), g.i64([2]))
-    minus = g.op("Sub", g.f32(np.eye(classes)[:, None, :]), g.op("Unsqueeze", p, g.i64([0])))
-    return g.op("Concat", g.op("Mul", each, minus), loss, axis=0)
 
 
 def over_nodes(g: Tape, cotangent: ir.Value, weight: ir.Value, like: ir.Value) -> ir.Value:

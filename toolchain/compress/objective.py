@@ -1,0 +1,190 @@
+"""What attributions add up to: the F_j of Lundstrom et al. 2022, eq. 2, read off the outputs of a network.
+
+A classifier has its softmax outputs and the loss −log p_label. Any other network (several outputs, a map for each
+pixel, real values) has its own answer: ½ (y(αh) − y(h))², 0 at α = 1, so that a unit's share says how much of the
+answer it brings. That needs no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from toolchain.errors import Unsupported
+from toolchain.model import BATCH, Model
+from toolchain.ops.table import dims
+from toolchain.ops.tape import PREFIX, Tape
+
+F64 = NDArray[np.float64]
+LABELS = PREFIX + "labels"
+
+
+def objective_of(model: Model) -> Objective:
+    """Classes for one output [N, classes], else the deviation of every float output.
+
+    Raises Unsupported where no output has float values with the batch in front.
+    """
+    outputs = model.graph.outputs
+    if len(outputs) == 1 and len(shape := dims_or_none(outputs[0])) == 2 and shape[0] == -1 and shape[1] > 1:
+        return Classes(logits_of(outputs[0]))
+    found = [v for v in outputs if dims_or_none(v)[:1] == (-1,) and v.dtype is not None and v.dtype.is_floating_point()]
+    found = [v for v in found if all(d > 0 for d in dims(v)[1:]) and v.producer() is not None]
+    if not found:
+        shapes = ", ".join(f"'{v.name}' {v.shape}" for v in outputs)
+        raise Unsupported(
+            f"no output has float values with the batch in front, as ranking by gradients needs: {shapes}",
+            way_out="Use --criterion magnitude",
+        )
+    return Deviation(tuple(dict.fromkeys(found)))
+
+
+def dims_or_none(value: ir.Value) -> tuple[int, ...]:
+    """The shape with the batch as -1; () where it is not known."""
+    return () if value.shape is None else dims(value)
+
+
+def logits_of(output: ir.Value) -> ir.Value:
+    """The value whose softmax is the answer: the output, or what its last softmax reads."""
+    node = output.producer()
+    while node is not None and node.op_type in ("Identity", "Softmax"):
+        inner = node.inputs[0]
+        assert inner is not None
+        if node.op_type == "Softmax":
+            return inner
+        node = inner.producer()
+    return output
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Softmax outputs p_j where they are asked for, then the loss −log p_label, of logits [N, J]."""
+
+    logits: ir.Value
+
+    @property
+    def values(self) -> tuple[ir.Value, ...]:
+        """The logits."""
+        return (self.logits,)
+
+    @property
+    def classes(self) -> int:
+        """J, the number of labels."""
+        return dims(self.logits)[1]
+
+    def reached(self, behind: Container[ir.Value]) -> Classes | None:
+        """The part that a cut can change."""
+        return self if self.logits in behind else None
+
+    def count(self, per_class: bool) -> int:
+        """J + 1, or the loss alone."""
+        return self.classes + 1 if per_class else 1
+
+    def held(self) -> list[ir.Value]:
+        """The labels."""
+        return [ir.Value(name=LABELS, shape=ir.Shape([BATCH]), type=ir.TensorType(ir.DataType.INT64))]
+
+    def feed(self, labels: NDArray[np.int64], at_h: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The labels."""
+        return {LABELS: labels}
+
+    def cotangents(
+        self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value], per_class: bool
+    ) -> dict[ir.Value, ir.Value]:
+        """p_j(e_j − p) for each class j, then p − y for the loss."""
+        p = g.op("Softmax", rows[self.logits], axis=-1)
+        one_hot = g.op("OneHot", held[0], g.i64(self.classes), g.f32([0, 1]), axis=-1)
+        loss = g.op("Unsqueeze", g.op("Sub", p, one_hot), g.i64([0]))
+        if not per_class:
+            return {self.logits: loss}
+        each = g.op("Unsqueeze", g.op("Transpose", p, perm=[1, 0]), g.i64([2]))
+        minus = g.op("Sub", g.f32(np.eye(self.classes)[:, None, :]), g.op("Unsqueeze", p, g.i64([0])))
+        return {self.logits: g.op("Concat", g.op("Mul", each, minus), loss, axis=0)}
+
+    def change(
+        self,
+        at_h: Sequence[NDArray[Any]],
+        at_zero: Sequence[NDArray[Any]],
+        labels: NDArray[np.int64],
+        per_class: bool,
+    ) -> F64:
+        """In float64, whatever the network's softmax rounds to."""
+        zero = np.broadcast_to(at_zero[0], at_h[0].shape)
+        return probabilities(at_h[0], labels, per_class) - probabilities(zero, labels, per_class)
+
+
+def probabilities(logits: NDArray[Any], labels: NDArray[np.int64], per_class: bool) -> F64:
+    """Softmax outputs if they are asked for, then −log p_label, [j, n]."""
+    z = logits.astype(np.float64)
+    log_p = z - z.max(axis=1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    loss = -log_p[np.arange(len(labels)), labels]
+    return np.vstack([np.exp(log_p).T, loss]) if per_class else loss[None]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Σ over outputs of the mean of ½ (y(αh) − y(h))²: how far the answer is from the network's own."""
+
+    values: tuple[ir.Value, ...]
+    classes: int = 1
+
+    def reached(self, behind: Container[ir.Value]) -> Deviation | None:
+        """The part that a cut can change."""
+        found = tuple(v for v in self.values if v in behind)
+        return Deviation(found) if found else None
+
+    def count(self, per_class: bool) -> int:
+        """One; raises Unsupported for classes."""
+        if per_class:
+            raise Unsupported("only one output [N, classes] has classes to rank by", way_out="Leave --per-class out")
+        return 1
+
+    def held(self) -> list[ir.Value]:
+        """The values at h."""
+        return [ir.Value(name=reference(v), shape=v.shape, type=ir.TensorType(ir.DataType.FLOAT)) for v in self.values]
+
+    def feed(self, labels: NDArray[np.int64], at_h: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The values at h."""
+        return {reference(v): y for v, y in zip(self.values, at_h, strict=True)}
+
+    def cotangents(
+        self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value], per_class: bool
+    ) -> dict[ir.Value, ir.Value]:
+        """(y(αh) − y(h)) / elements."""
+        found = {}
+        for v, y in zip(self.values, held, strict=True):
+            share = g.op("Mul", g.op("Sub", rows[v], y), g.f32(1 / elements(v)))
+            found[v] = g.op("Unsqueeze", share, g.i64([0]))
+        return found
+
+    def change(
+        self,
+        at_h: Sequence[NDArray[Any]],
+        at_zero: Sequence[NDArray[Any]],
+        labels: NDArray[np.int64],
+        per_class: bool,
+    ) -> F64:
+        """It is 0 at h."""
+        total = np.zeros(len(at_h[0]))
+        for y, zero in zip(at_h, at_zero, strict=True):
+            difference = np.subtract(zero, y, dtype=np.float64).reshape(len(y), -1)
+            total -= 0.5 * (difference**2).mean(axis=1)
+        return total[None]
+
+
+def reference(value: ir.Value) -> str:
+    """The graph input that holds a value at h."""
+    return f"{PREFIX}reference/{value.name}"
+
+
+def elements(value: ir.Value) -> int:
+    """Of one sample."""
+    return int(np.prod(dims(value)[1:], dtype=np.int64))
+
+
+Objective = Classes | Deviation
