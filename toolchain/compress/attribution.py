@@ -129,7 +129,7 @@ def attribute(
     """Attributions at each cut (value, unit axis), in the order of `cuts`.
 
     inputs      {name: [n, *s]}
-    labels      true classes [n]
+    labels      true classes [n]; not looked at where the network has none
     steps       nodes to begin with; doubled while the completeness gap of a pilot exceeds `tolerance`
     at_h_only   the gradient at h times h instead of the integral: first-order Taylor (Molchanov et al. 2019)
     max_memory  bytes that the activations of one run may take
@@ -141,7 +141,10 @@ def attribute(
             f"the graph runs at batch {model.batch} only, so it cannot be ranked by gradients",
             way_out="Use --criterion magnitude",
         )
-    if at_h_only and isinstance(objective_of(model), Deviation):
+    objective = objective_of(model)
+    if isinstance(objective, Deviation):
+        labels = np.zeros_like(labels)
+    if isinstance(objective, Deviation) and at_h_only:
         raise Unsupported(
             "the deviation from the network's own answer has no slope at h: a Taylor expansion says nothing",
             way_out="Use --criterion ig",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from toolchain.compress.attribution import Attribution, Progress, attribute
 from toolchain.compress.groups import Channels, Group
+from toolchain.compress.objective import objective_of
 from toolchain.errors import BadInput, UsageError
 from toolchain.files import check_new, write_atomic
 from toolchain.model import Model
@@ -113,7 +114,7 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
         if e.per_class:
             expected[g.name] = sum(onto_units(g, e.channels, c, a, f.conditional) for c, a, f in parts)  # type: ignore[assignment]
     facts = {
-        "target": "classes" if e.per_class else "loss",
+        "target": "classes" if e.per_class else objective_of(e.model).loss,
         "rule": "gradient at h" if at_h_only else "Gauss-Legendre, α = t²",
         "baseline": 0,
         "steps": max((f.steps for f in found), default=0),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -65,6 +65,7 @@ class Classes:
     """Softmax outputs p_j where they are asked for, then the loss −log p_label, of logits [N, J]."""
 
     logits: ir.Value
+    loss: ClassVar[str] = "loss"
 
     @property
     def values(self) -> tuple[ir.Value, ...]:
@@ -131,7 +132,8 @@ class Deviation:
     """Σ over outputs of the mean of ½ (y(αh) − y(h))²: how far the answer is from the network's own."""
 
     values: tuple[ir.Value, ...]
-    classes: int = 1
+    classes: ClassVar[int] = 1
+    loss: ClassVar[str] = "deviation"
 
     def reached(self, behind: Container[ir.Value]) -> Deviation | None:
         """The part that a cut can change."""
