@@ -1,10 +1,13 @@
-"""Accuracy of a classifier on labelled samples."""
+"""How good a model's answers are: accuracy on labelled samples, and fidelity to another model's answers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.data import Samples
 from toolchain.model import Model
@@ -27,25 +30,35 @@ class Accuracy:
         return self.correct / self.n
 
 
+def answers(model: Model, samples: Samples, threads: int = 1) -> Iterator[list[NDArray[Any]]]:
+    """Every output, [n, …] each, part by part."""
+    runner = session(model.ir, threads)
+    size = BATCH if model.batch == "free" else int(model.batch)
+    for start in range(0, len(samples), size):
+        part = {k: v[start : start + size] for k, v in samples.inputs.items()}
+        n = len(next(iter(part.values())))
+        if model.batch != "free" and n < size:  # a fixed batch is filled up with copies of its last sample
+            part = {k: np.concatenate([v, np.repeat(v[-1:], size - n, axis=0)]) for k, v in part.items()}
+        yield [y[:n] for y in run(runner, part)]
+
+
 def evaluate(model: Model, samples: Samples, threads: int = 1) -> Accuracy:
     """Classify the samples in onnxruntime; they must have labels."""
     assert samples.labels is not None
-    runner = session(model.ir, threads)
-    size = BATCH if model.batch == "free" else int(model.batch)
-    answers = []
-    for start in range(0, len(samples), size):
-        part = {k: v[start : start + size] for k, v in samples.inputs.items()}
-        short = size - len(next(iter(part.values())))
-        if model.batch != "free" and short:  # a fixed batch is filled up with copies of its last sample
-            part = {k: np.concatenate([v, np.repeat(v[-1:], short, axis=0)]) for k, v in part.items()}
-        answers.append(
-            run(runner, part)[0]
-            .reshape(size if model.batch != "free" else len(next(iter(part.values()))), -1)
-            .argmax(axis=1)
-        )
-    right = np.concatenate(answers)[: len(samples)] == samples.labels
+    chosen = [y.reshape(len(y), -1).argmax(axis=1) for y, *_ in answers(model, samples, threads)]
+    right = np.concatenate(chosen) == samples.labels
     per_class = {
         int(k): (int((samples.labels == k).sum()), int(right[samples.labels == k].sum()))
         for k in np.unique(samples.labels)
     }
     return Accuracy(len(samples), int(right.sum()), per_class)
+
+
+def deviation(dense: Model, other: Model, samples: Samples, threads: int = 1) -> float:
+    """‖y − y_dense‖ / ‖y_dense‖ over all outputs and samples: 0 for the same answers; it needs no labels."""
+    difference, size = 0.0, 0.0
+    for mine, theirs in zip(answers(dense, samples, threads), answers(other, samples, threads), strict=True):
+        for y, z in zip(mine, theirs, strict=True):
+            difference += float(np.square(np.subtract(z, y, dtype=np.float64)).sum())
+            size += float(np.square(y.astype(np.float64)).sum())
+    return float(np.sqrt(difference / size)) if size else 0.0

@@ -28,7 +28,7 @@ from toolchain.compress.surgery import prune
 from toolchain.data import Samples
 from toolchain.emit import EmissionCheck
 from toolchain.errors import RunnerFailed, UsageError
-from toolchain.evaluate import Accuracy, evaluate
+from toolchain.evaluate import Accuracy, deviation, evaluate
 from toolchain.files import check_new, write_atomic, write_text
 from toolchain.model import Model, load, save
 from toolchain.profile import Profile, profile
@@ -121,7 +121,8 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
             progress=progress,
         )
     accuracy = accuracies(job, model, pruned, final if refits else None)
-    log.done("recover", describe_recovery(refits, accuracy))
+    deviations = unlabelled(job, model, pruned, final if refits else None)
+    log.done("recover", describe_recovery(refits, accuracy, deviations))
     emitted = [dataclasses.asdict(e) for e in emission(job, final, results)]
     log.done(
         "export", " · ".join(f"{e['path']} {e['bytes'] / 2**20:.2f} MiB · max |Δ| {e['max_abs']:.1e}" for e in emitted)
@@ -144,6 +145,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
         "verify": dataclasses.asdict(proof) | {"passed": proof.passed},
         "recovery": [dataclasses.asdict(r) for r in refits],
         "accuracy": accuracy,
+        "deviation": deviations,
         "emitted": emitted,
         "bench": [as_row(r) | {"model": role} for r, role in zip(rows, ["before", "after"] * len(rows), strict=False)],
         "checks": checks(proof, emitted, rows),
@@ -216,6 +218,20 @@ def accuracies(job: Job, dense: Model, pruned: Model, recovered: Model | None) -
         found = [evaluate(m, samples, job.threads) if m is not None else None for m in (dense, pruned, recovered)]
         rows.append(accuracy_row(samples, *found))  # type: ignore[arg-type]
     return rows
+
+
+def unlabelled(job: Job, dense: Model, pruned: Model, recovered: Model | None) -> list[dict[str, Any]]:
+    """One row for each set without labels: how far the answers are from the original's."""
+    return [
+        {
+            "data": samples.name,
+            "n": len(samples),
+            "after_prune": deviation(dense, pruned, samples, job.threads),
+            "after_recover": None if recovered is None else deviation(dense, recovered, samples, job.threads),
+        }
+        for samples in (job.calibration, *job.held_out)
+        if samples is not None and samples.labels is None
+    ]
 
 
 def accuracy_row(samples: Samples, before: Accuracy, pruned: Accuracy, recovered: Accuracy | None) -> dict[str, Any]:
@@ -415,12 +431,17 @@ def describe_proof(proof: Proof) -> str:
     )
 
 
-def describe_recovery(refits: Sequence[Refit], accuracy: Sequence[dict[str, Any]]) -> str:
+def describe_recovery(
+    refits: Sequence[Refit], accuracy: Sequence[dict[str, Any]], deviations: Sequence[dict[str, Any]]
+) -> str:
     """The line of the recover stage."""
     parts = [f"least squares, {sum(r.ridge is not None for r in refits)} of {len(refits)} layers" if refits else "none"]
     for row in accuracy:
         steps = [row["before"], row["after_prune"], row["after_recover"]]
         parts.append(f"{row['data']} " + " → ".join(f"{100 * s:.1f}" for s in steps if s is not None) + " %")
+    for row in deviations:
+        steps = [row["after_prune"], row["after_recover"]]
+        parts.append(f"{row['data']} off by " + " → ".join(f"{100 * s:.3g}" for s in steps if s is not None) + " %")
     return " · ".join(parts)
 
 

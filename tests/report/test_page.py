@@ -180,7 +180,8 @@ def test_a_number_may_be_nan_or_infinite(path: tuple[Any, ...], value: float) ->
 
 
 @pytest.mark.parametrize(
-    "part", ["ranking", "plan", "verify", "host", "tool", "accuracy", "emitted", "bench", "checks"]
+    "part",
+    ["ranking", "plan", "verify", "host", "tool", "accuracy", "deviation", "emitted", "bench", "checks"],
 )
 def test_any_part_but_the_models_may_be_null(part: str) -> None:
     read(report(**{part: None}))
@@ -264,6 +265,12 @@ def test_a_difference_within_the_noise_is_called_so() -> None:
     same["bench"][1]["ns"] |= {"p50": 32_900_000}
     text = read(same).text
     assert "within the noise" in text and "Slower than the original" not in text
+
+
+def test_without_labels_the_page_tells_how_far_the_answers_are() -> None:
+    text = read(report(accuracy=[])).text
+    assert "No labels given" in text
+    assert re.search(r"unlabelled\.npz\s*400\s*31\.0 %\s*4\.2", text)
 
 
 def test_a_large_completeness_gap_is_said() -> None:

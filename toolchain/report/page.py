@@ -148,6 +148,7 @@ def _view(report: Json) -> Json:
             (key, name) for key, name in STAGES if any(row[key] is not None for row in _list(report, "accuracy"))
         ],
         "changed_later": [name.removeprefix("After ") for key, name in STAGES[2:] if _used(report, key)],
+        "deviation": _list(report, "deviation"),
         "accuracy_charts": [_accuracy_chart(row) for row in _list(report, "accuracy")],
         "group_rows": [_group_row(group) for group in _list(report["plan"], "groups")],
         "layer_rows": _layer_rows(report["models"]),
