@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.ops.mend import rewrite
 from toolchain.ops.table import Keep, Ray, argument, attribute, constant, dims, linear, op, sum_of
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
@@ -58,10 +59,8 @@ def reshape_channels(n: ir.Node, u: Units) -> None:
 
 def reshape_resize(n: ir.Node, keep: Keep) -> None:
     """Write the new target shape; the batch is what is left over."""
-    y, target = n.outputs[0], n.inputs[1]
-    assert target is not None
-    sizes = [int(keep(y, a).sum()) if d > 0 else -1 for a, d in enumerate(dims(y))]
-    target.const_value = ir.tensor(np.array(sizes, np.int64), name=target.name)
+    y = n.outputs[0]
+    rewrite(n, 1, [int(keep(y, a).sum()) if d > 0 else -1 for a, d in enumerate(dims(y))])
     n.attributes.pop("allowzero", None)
 
 
@@ -146,20 +145,6 @@ op(
     ray=sum_of,
     lite=lambda w, n: w.concat(n, attribute(n, "axis") % len(dims(n.outputs[0]))),
 )
-
-
-# ---- Gather --------------------------------------------------------------------------------------------------------
-def gather_lite(w: Any, n: ir.Node) -> None:
-    """Constant positions along one axis, wherever the file holds them."""
-    x, index, y = w.input(n.inputs[0]), w.parameter(n, 1), n.outputs[0]
-    axis = attribute(n, "axis", 0) % len(x.dims)
-    if index.ndim > 1 or dims(n.inputs[0])[axis] < 0:
-        w.refuse(n, "picks along the batch or with a table of indices", "Use one constant list of indices")
-    picked = w.picked(x, axis, index.reshape(-1) % x.dims[axis])
-    w.give(y, picked if index.ndim else w.reshaped(picked, w.dims(y), picked.layout.without({axis})))
-
-
-op("Gather", lite=gather_lite)
 
 
 # ---- Pad -----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ class Units:
             self._count += size
         return self.axes[key]
 
+    def touch(self, value: ir.Value, axis: int) -> None:
+        """The op minds no position of this axis, and ties it to no other."""
+        self[value, axis]
+
     def tie(self, a: Ids, b: Ids) -> None:
         """a[i] and b[i] are kept or removed together."""
         if a.shape != b.shape:
