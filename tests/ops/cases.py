@@ -21,6 +21,8 @@ class Case:
     step     of the central differences in float64; 1 where the op is linear but rounds to float32
     outputs  how many outputs the node hands out; only the first one is looked at
     refused  a gradient rule must say that it does not know, rather than leave an input's share out
+    opset    of the model; some ops came after 20
+    low      computed inputs are in (low, low + 4): some functions are not defined below 0
     """
 
     op: str
@@ -30,6 +32,8 @@ class Case:
     step: float = 1e-6
     outputs: int = 1
     refused: bool = False
+    opset: int = 20
+    low: float = -2.0
 
     def __str__(self) -> str:
         return f"{self.op}-{self.label}"
@@ -60,7 +64,7 @@ CASES: list[Case] = []
 
 def case(op: str, label: str, *inputs: Any, **more: Any) -> None:
     """Add a row; what is no field of Case is an attribute of the node."""
-    fields = {k: more.pop(k) for k in ("step", "outputs", "refused") if k in more}
+    fields = {k: more.pop(k) for k in ("step", "outputs", "refused", "opset", "low") if k in more}
     CASES.append(Case(op, label, inputs, more, **fields))
 
 
@@ -323,3 +327,37 @@ case("Pad", "reflect", IMAGE, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect", refu
 case("Pad", "computed value", ROW, ints(0, 1, 0, 2), (), refused=True)
 case("Clip", "computed bound", ROW, (), refused=True)
 case("Cast", "to whole numbers", ROW, to=7, refused=True)
+
+# ---- elementwise functions -----------------------------------------------------------------------------------------
+for name in ("Neg", "Abs", "Exp", "Erf", "Sin", "Cos", "Softplus", "Softsign", "Mish"):
+    case(name, "image", IMAGE, opset=22)
+for name in ("Sqrt", "Reciprocal", "Log"):
+    case(name, "image", IMAGE, low=0.3)
+case("Reciprocal", "negative", ROW, low=-5.0)
+case("Gelu", "default", IMAGE)
+case("Gelu", "tanh", IMAGE, approximate="tanh")
+case("Selu", "default", IMAGE)
+case("Selu", "alpha and gamma", IMAGE, alpha=0.7, gamma=1.3)
+case("Celu", "default", IMAGE)
+case("Celu", "alpha", IMAGE, alpha=0.4)
+case("ThresholdedRelu", "default", IMAGE)
+case("ThresholdedRelu", "alpha", IMAGE, alpha=0.4)
+case("Swish", "default", IMAGE, opset=24)
+case("Swish", "alpha", IMAGE, alpha=0.4, opset=24)
+case("Pow", "square", IMAGE, scalar(2))
+case("Pow", "square, whole exponent", IMAGE, np.array(2, np.int64))
+case("Pow", "cube of each channel", IMAGE, w(4, 1, 1, low=1.2, high=3.0), low=0.3)
+case("Pow", "root", ROW, scalar(0.5), low=0.3)
+case("Pow", "constant base", w(5, low=0.3), ROW)
+case("Pow", "both computed", IMAGE, ("N", 4, 1, 1), low=0.3)
+case("Mod", "remainder", IMAGE, scalar(0.7), fmod=1)
+case("Mod", "both computed", IMAGE, ("N", 4, 1, 1), fmod=1, low=0.3)
+for name in ("Sum", "Mean", "Max", "Min"):
+    case(name, "one", IMAGE)
+    case(name, "two", IMAGE, IMAGE)
+    case(name, "parameter", IMAGE, w(4, 1, 1))
+    case(name, "three that spread", IMAGE, ("N", 4, 1, 1), ("N", 1, 7, 1))
+    case(name, "two and a parameter", IMAGE, w(1, 7, 6), ("N", 4, 1, 1))
+for name in ("Max", "Min"):
+    case(name, "zero", IMAGE, scalar(0))
+    case(name, "with itself shaped", ("N", 3, 1, 4), ("N", 1, 3, 1))

@@ -41,7 +41,7 @@ class Op:
     vjp        (tape, node, dy [K, *s]) -> a cotangent [K, *shape of x] or None for each input; axes count from the end
     ray        (node, rays of the inputs, None = constant) -> ray of the output
     macs       (node, shape of a value) -> multiply-accumulates of one sample
-    contracts  (node) -> (input, axis) pairs that are summed away against another input: where a mask goes
+    contracts  (node) -> (input, axis) pairs that are summed away, alone or against another input: where a mask goes
     resize     (node, keep): mend attributes and shape constants after removal
     lite       (writer, node): emit TFLite
     """
