@@ -256,6 +256,11 @@ CASES: dict[str, Any] = {
     "mean over space": one("ReduceMean", IMAGE, ints(2, 3), keepdims=0),
     "mean over channels": chain(IMAGE, CONV, ("ReduceMean", ints(1), {"keepdims": 1})),
     "mean over channels, gone": chain(IMAGE, CONV, ("ReduceMean", ints(-3), {"keepdims": 0})),
+    "sum over space": one("ReduceSum", IMAGE, ints(2, 3), keepdims=0),
+    "sum over channels": chain(IMAGE, CONV, ("ReduceSum", ints(1), {"keepdims": 1})),
+    "max over space": one("ReduceMax", IMAGE, ints(2, 3)),
+    "min over channels": one("ReduceMin", IMAGE, ints(1)),
+    "global max pool": one("GlobalMaxPool", IMAGE),
     "mean over time": one("ReduceMean", (5, 7), ints(1), keepdims=0),
     "flatten": one("Flatten", IMAGE),
     "flatten an image": chain(IMAGE, CONV, ("Flatten",)),
@@ -599,7 +604,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "vector": (one("MatMul", (7,), weights(7)), "MatMul 'matmul0': has a vector operand"),
     "table": (one("Gather", IMAGE, np.array([[0, 1]]), axis=1), "Gather 'gather0': picks"),
     "max of three": (one("Max", IMAGE, weights(6, 1, 1), IMAGE), "Max 'max0': compares 3 values"),
-    "batch mean": (one("ReduceMean", IMAGE, ints(0)), "ReduceMean 'reducemean0': averages over the batch"),
+    "batch mean": (one("ReduceMean", IMAGE, ints(0)), "ReduceMean 'reducemean0': reduces the batch"),
     "double": (chain(IMAGE, ("Cast", {"to": TensorProto.DOUBLE})), "value 'cast0': is DOUBLE"),
 }
 

@@ -361,3 +361,27 @@ for name in ("Sum", "Mean", "Max", "Min"):
 for name in ("Max", "Min"):
     case(name, "zero", IMAGE, scalar(0))
     case(name, "with itself shaped", ("N", 3, 1, 4), ("N", 1, 3, 1))
+
+# ---- reductions ----------------------------------------------------------------------------------------------------
+for name in ("Sum", "Max", "Min", "L1", "L2", "SumSquare", "Prod", "LogSum", "LogSumExp"):
+    low = 0.3 if name == "LogSum" else -2.0
+    name = f"Reduce{name}"
+    case(name, "space", IMAGE, ints(2, 3), low=low)
+    case(name, "space, axes dropped", IMAGE, ints(-2, 3), keepdims=0, low=low)
+    case(name, "channels", IMAGE, ints(1), low=low)
+    case(name, "channels, axis dropped", IMAGE, ints(-3), keepdims=0, low=low)
+    if name != "ReduceProd":
+        case(name, "batch", IMAGE, ints(0), low=low, refused=True)
+case("ReduceSum", "nothing", IMAGE, noop_with_empty_axes=1)
+case("ReduceMax", "nothing", IMAGE, noop_with_empty_axes=1)
+case("ReduceSum", "all but the batch", IMAGE, ints(1, 2, 3), keepdims=0)
+case("GlobalMaxPool", "image", IMAGE)
+case("GlobalMaxPool", "signal", SIGNAL)
+case("GlobalLpPool", "image", IMAGE)
+case("GlobalLpPool", "cubes", SIGNAL, p=3)
+case("GlobalLpPool", "absolute", SIGNAL, p=1)
+case("LpPool", "image", IMAGE, kernel_shape=[2, 2], strides=[2, 1])
+case("LpPool", "cubes, padded", SIGNAL, kernel_shape=[3], pads=[1, 1], p=3)
+for name in ("ArgMax", "ArgMin"):
+    case(name, "default", SIGNAL, axis=2)
+    case(name, "axis dropped", IMAGE, axis=-1, keepdims=0)

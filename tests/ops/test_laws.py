@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 from cases import CASES, Case
+from definitions import DEFINITIONS
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 from toolchain.compress.gradient import Tail, Writer, backward, rays_of
 from toolchain.compress.groups import freeze_untouched
@@ -87,26 +86,6 @@ def model_of(case: Case) -> Model:
     return Model(model, "0" * 64, case.opset)
 
 
-class Erf(OpRun):
-    """In float64; the reference of onnx 1.23 rounds it to float32."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
-        return (np.vectorize(math.erf, otypes=[np.float64])(x),)
-
-
-class Gelu(OpRun):
-    """ONNX's definition, in float64: the reference takes its own Erf inside functions."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
-        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-        gate = np.tanh(inner) if approximate == "tanh" else Erf._run(self, x / math.sqrt(2))[0]
-        return (0.5 * x * (1 + gate),)
-
-
 class Exact:
     """The node in float64, by onnx's own reference: independent of onnxruntime.
 
@@ -134,7 +113,7 @@ class Exact:
         else:
             model = proto(case, np.float64, **changed)
             self.evaluator = (
-                session(ir.from_proto(model)) if case.op == "Pad" else ReferenceEvaluator(model, new_ops=[Erf, Gelu])
+                session(ir.from_proto(model)) if case.op == "Pad" else ReferenceEvaluator(model, new_ops=DEFINITIONS)
             )
 
     def __call__(self, feed: dict[str, np.ndarray]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Everything the toolchain knows about ONNX ops: one op, one entry in OPS; importing this package fills the table."""
 
-from toolchain.ops import activation, arithmetic, contraction, normalisation, pooling, shape
+from toolchain.ops import activation, arithmetic, contraction, normalisation, pooling, reduction, shape
 from toolchain.ops.table import OPS, Op, attribute, constant, dims
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "dims",
     "normalisation",
     "pooling",
+    "reduction",
     "shape",
 ]
