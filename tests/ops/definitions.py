@@ -45,4 +45,49 @@ class GlobalLpPool(Standard):
         return ((np.abs(x) ** p).sum(axis=tuple(range(2, x.ndim)), keepdims=True) ** (1 / p),)
 
 
-DEFINITIONS: list[Any] = [Erf, Gelu, GlobalMaxPool, GlobalLpPool]
+class LRN(Standard):
+    """The reference goes through as many channels as there are samples."""
+
+    def _run(
+        self, x: np.ndarray, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0, size: int = 1
+    ) -> tuple[np.ndarray]:
+        y = np.empty_like(x)
+        for c in range(x.shape[1]):
+            window = x[:, max(0, c - math.floor((size - 1) / 2)) : c + math.ceil((size - 1) / 2) + 1]
+            y[:, c] = x[:, c] / (bias + alpha / size * (window**2).sum(axis=1)) ** beta
+        return (y,)
+
+
+class LpNormalization(Standard):
+    """The reference forgets the absolute value."""
+
+    def _run(self, x: np.ndarray, axis: int = -1, p: int = 2) -> tuple[np.ndarray]:
+        return (x / (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1 / p),)
+
+
+class GroupNormalization(Standard):
+    """The reference works in float32."""
+
+    def _run(
+        self, x: np.ndarray, scale: np.ndarray, bias: np.ndarray, epsilon: float = 1e-5, num_groups: int = 1,
+        stash_type: int = 1,
+    ) -> tuple[np.ndarray]:  # fmt: skip
+        rows = x.reshape(len(x), num_groups, -1)
+        centred = rows - rows.mean(axis=2, keepdims=True)
+        y = (centred / np.sqrt((centred**2).mean(axis=2, keepdims=True) + epsilon)).reshape(x.shape)
+        each = (1, -1, *[1] * (x.ndim - 2))
+        return (y * scale.reshape(each) + bias.reshape(each),)
+
+
+class MeanVarianceNormalization(Standard):
+    """The reference knows it in float32 alone."""
+
+    def _run(self, x: np.ndarray, axes: tuple[int, ...] = (0, 2, 3)) -> tuple[np.ndarray]:
+        centred = x - x.mean(axis=tuple(axes), keepdims=True)
+        return (centred / np.sqrt((centred**2).mean(axis=tuple(axes), keepdims=True)),)
+
+
+DEFINITIONS: list[Any] = [
+    *(Erf, Gelu, GlobalMaxPool, GlobalLpPool),
+    *(LRN, LpNormalization, GroupNormalization, MeanVarianceNormalization),
+]
