@@ -214,12 +214,15 @@ def test_a_ray_is_curved_where_the_table_has_no_rule() -> None:
 def products(case: Case) -> int:
     """Products that one sample takes, counted one by one: with ones everywhere an output is the number of its terms.
 
-    Padding is written out as ones: a kernel does its work there too. What a transposed convolution cuts off was work.
+    One value alone is multiplied with nothing. Padding is written out as ones: a kernel does its work there too. What a
+    transposed convolution cuts off was work.
     """
     ones = [
         None if x is None else np.ones([1 if d == "N" else d for d in x] if isinstance(x, tuple) else x.shape)
         for x in case.inputs
     ]
+    if len(ones) == 1:
+        return 0
     attributes, pads = dict(case.attributes), []
     if case.op == "Conv":
         pads = explicit_pads(case)

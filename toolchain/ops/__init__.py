@@ -1,6 +1,6 @@
 """Everything the toolchain knows about ONNX ops: one op, one entry in OPS; importing this package fills the table."""
 
-from toolchain.ops import activation, arithmetic, contraction, normalisation, pooling, reduction, shape
+from toolchain.ops import activation, arithmetic, contraction, einsum, normalisation, pooling, reduction, shape
 from toolchain.ops.table import OPS, Op, attribute, constant, dims
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "constant",
     "contraction",
     "dims",
+    "einsum",
     "normalisation",
     "pooling",
     "reduction",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, op
+from toolchain.ops.table import argument, attribute, homogeneous, linear, op
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -17,11 +17,12 @@ Derivative = Callable[[Tape, ir.Node, ir.Value, ir.Value], ir.Value]
 
 
 def same(n: ir.Node, u: Units) -> None:
-    """Every axis of the first input is that axis of the output; further inputs are scalars."""
-    x, y = n.inputs[0], n.outputs[0]
+    """Every axis of the first input is that axis of each output; further inputs are scalars."""
+    x = n.inputs[0]
     assert x is not None
-    for a in range(len(dims(y))):
-        u.tie(u[x, a], u[y, a])
+    for y in n.outputs:
+        for a in range(len(y.shape or ())):
+            u.tie(u[x, a], u[y, a])
 
 
 def unary(name: str, derivative: Derivative, **rules: Any) -> None:
