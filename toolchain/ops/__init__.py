@@ -5,9 +5,11 @@ from toolchain.ops import (
     arithmetic,
     condition,
     contraction,
+    einsum,
     indexing,
     normalisation,
     pooling,
+    reduction,
     resampling,
     shape,
 )
@@ -23,9 +25,11 @@ __all__ = [
     "constant",
     "contraction",
     "dims",
+    "einsum",
     "indexing",
     "normalisation",
     "pooling",
+    "reduction",
     "resampling",
     "shape",
 ]

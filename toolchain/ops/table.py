@@ -42,7 +42,7 @@ class Op:
     several    vjp takes a list instead, one dy for each output, None where none arrives
     ray        (node, rays of the inputs, None = constant) -> ray of the output
     macs       (node, shape of a value) -> multiply-accumulates of one sample
-    contracts  (node) -> (input, axis) pairs that are summed away against another input: where a mask goes
+    contracts  (node) -> (input, axis) pairs that are summed away, alone or against another input: where a mask goes
     resize     (node, keep): mend attributes and shape constants after removal
     lite       (writer, node): emit TFLite
     """
