@@ -33,7 +33,7 @@ from toolchain.files import check_new, write_atomic, write_text
 from toolchain.model import Model, load, save
 from toolchain.profile import Profile, profile
 from toolchain.report.page import render
-from toolchain.verify import Proof, compare, probes, prove
+from toolchain.verify import Proof, approximation, compare, probes, prove
 
 FORMATS = ("onnx", "tflite")
 PROOF_SAMPLES = 64
@@ -52,6 +52,7 @@ class Job:
     criterion: str = "ig"
     align: str = "auto"
     keep: tuple[str, ...] = ()
+    approximate: bool = False
     layers: str = "*"
     steps: int = 16
     samples: int = 256
@@ -91,7 +92,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     """
     log = Log(say)
     results = outputs_of(job)
-    channels, before = analyse(model), profile(model)
+    channels, before = analyse(model, job.approximate), profile(model)
     dense_lite = emit.to_tflite(model).data if "tflite" in job.formats else None  # what cannot be emitted says so now
     removable = sum(len(g) for g in channels.groups)
     log.done(
@@ -106,8 +107,9 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     pruned = prune(model, channels, removed)
     log.done("prune", " · ".join(f"{n} {b}→{a}" for n, (b, a) in plan.widths.items() if a < b) or "nothing to remove")
     real = None if job.calibration is None else job.calibration.balanced(PROOF_SAMPLES, job.seed)
-    proof = prove(model, channels, removed, pruned, probes(model) if real is None else real.inputs, job.threads)
-    log.done("verify", describe_proof(proof))
+    proven = (model, channels, removed, pruned, probes(model) if real is None else real.inputs, job.threads)
+    proof, approximate = prove(*proven), approximation(*proven)
+    log.done("verify", describe_proof(proof, approximate))
     final, refits = pruned, []
     if job.recover and job.calibration is not None:
         final, refits = recover(
@@ -142,7 +144,8 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
         },
         "ranking": ranking_facts(ranks, channels, plan),
         "plan": plan_facts(plan, ranks, channels),
-        "verify": dataclasses.asdict(proof) | {"passed": proof.passed},
+        "verify": dataclasses.asdict(proof)
+        | {"passed": proof.passed, "approximate": approximate and dataclasses.asdict(approximate)},
         "recovery": [dataclasses.asdict(r) for r in refits],
         "accuracy": accuracy,
         "deviation": deviations,
@@ -422,12 +425,18 @@ def describe_ranks(ranks: Ranks) -> str:
     return " · ".join(parts)
 
 
-def describe_proof(proof: Proof) -> str:
+def describe_proof(proof: Proof, approximate: Proof | None) -> str:
     """The line of the verify stage."""
     verdict = "ok" if proof.passed else "FAILED"
-    return (
+    told = (
         f"pruned == masked on {proof.samples} inputs · max |Δ| {proof.max_abs:.1e} · "
         f"same answer {proof.argmax_equal}/{proof.samples} · {verdict}"
+    )
+    if approximate is None:
+        return told
+    return (
+        f"{told} · APPROXIMATE: norms see what is kept only, which changes answers by up to "
+        f"{100 * approximate.max_rel:.2g} %, same answer {approximate.argmax_equal}/{approximate.samples}"
     )
 
 

@@ -283,6 +283,13 @@ def test_a_share_of_units_under_a_wanted_alignment_is_out_of_reach() -> None:
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
+def read_plan(path: Path, model: Model, channels: Channels) -> Plan:
+    """Read for use: the groups fit too."""
+    plan = load_plan(path, model)
+    plan.labels(channels)
+    return plan
+
+
 def ranks_of(model: Model) -> Ranks:
     return rank("magnitude", Evidence(model, analyse(model), {}, np.zeros(0, np.int64)))
 
@@ -291,7 +298,7 @@ def test_plans_and_ranks_read_back_as_they_were_written(tmp_path: Path) -> None:
     model, channels = network("alexnet"), analyse(network("alexnet"))
     plan = plan_of(model, "params<=40%")
     save_plan(plan, tmp_path / "plan.json")
-    assert load_plan(tmp_path / "plan.json", model, channels) == plan
+    assert read_plan(tmp_path / "plan.json", model, channels) == plan
     ranks = ranks_of(model)
     ranks.expected[channels.groups[0].name] = np.ones((5, 6, 6))
     save_ranks(ranks, tmp_path / "ranks.npz")
@@ -306,7 +313,7 @@ def test_plans_and_ranks_of_another_model_are_refused(tmp_path: Path) -> None:
     save_ranks(ranks_of(network("mlp")), tmp_path / "ranks.npz")
     other = network("alexnet")
     shown = rf"made for sha256 {network('mlp').sha256[:12]}…, the model is {other.sha256[:12]}…"
-    for path, load in (("plan.json", load_plan), ("ranks.npz", load_ranks)):
+    for path, load in (("plan.json", read_plan), ("ranks.npz", load_ranks)):
         with pytest.raises(BadInput, match=shown) as caught:
             load(tmp_path / path, other, analyse(other))
         assert caught.value.exit_code == 3
@@ -318,7 +325,7 @@ def test_damaged_plans_and_ranks_are_refused_in_one_line(tmp_path: Path) -> None
     save_plan(plan_of(model, "params<=50%"), tmp_path / "plan.json")
     save_ranks(ranks_of(model), tmp_path / "ranks.npz")
     generator = np.random.default_rng(0)
-    for name, load in (("plan.json", load_plan), ("ranks.npz", load_ranks)):
+    for name, load in (("plan.json", read_plan), ("ranks.npz", load_ranks)):
         whole = (tmp_path / name).read_bytes()
         odd = [b"", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"groups": 3}', b"PK\x03\x04", b"\x93NUMPY"]
         cut = [whole[:n] for n in range(0, len(whole) - 1, max(1, len(whole) // 60))]
@@ -347,9 +354,11 @@ def edited(plan: Plan, folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     "groups",
     [
-        [{"name": "dense0", "removed": [10]}],
-        [{"name": "dense0", "removed": [-1]}],
-        [{"name": "nobody", "removed": []}],
+        [{"name": "dense0", "before": 10, "after": 9, "removed": [10]}],
+        [{"name": "dense0", "before": 10, "after": 9, "removed": [-1]}],
+        [{"name": "dense0", "before": 10, "after": 7, "removed": [1]}],
+        [{"name": "dense0", "removed": [1]}],
+        [{"name": "nobody", "before": 1, "after": 1, "removed": []}],
         [{"name": "dense0", "removed": [1e999]}],
         [{"name": "dense0", "removed": ["x"]}],
         [{"name": "dense0", "removed": 3}],
@@ -361,7 +370,7 @@ def edited(plan: Plan, folder: Path, **changes: object) -> Path:
 def test_a_plan_that_does_not_fit_the_model_is_refused(groups: object, tmp_path: Path) -> None:
     model = network("mlp")
     with pytest.raises(BadInput) as caught:
-        load_plan(edited(plan_of(model, "units<=50%"), tmp_path, groups=groups), model, analyse(model))
+        read_plan(edited(plan_of(model, "units<=50%"), tmp_path, groups=groups), model, analyse(model))
     assert caught.value.exit_code == 3
 
 

@@ -10,6 +10,7 @@ import click
 from toolchain.cli.app import cli
 from toolchain.cli.options import (
     ALIGN,
+    APPROXIMATE,
     BUDGET,
     CRITERION,
     FORCE,
@@ -55,6 +56,7 @@ from toolchain.errors import GateFailed
 @CRITERION
 @ALIGN
 @KEEP
+@APPROXIMATE
 @LAYERS
 @STEPS
 @SAMPLES

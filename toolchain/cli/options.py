@@ -41,6 +41,12 @@ ALIGN = click.option(
     "--align", default="auto", show_default=True, help="Widths are multiples of this: auto, off or a number."
 )
 KEEP = click.option("--keep", multiple=True, metavar="GLOB", help="Groups to leave alone.")
+APPROXIMATE = click.option(
+    "--allow-approximate",
+    "approximate",
+    is_flag=True,
+    help="Also cut widths that a LayerNorm takes its statistics over: not exact, and the deviation is reported.",
+)
 LAYERS = click.option("--layers", default="*", metavar="GLOB", help="Groups to rank; the others stay whole.")
 STEPS = click.option(
     "--steps", default=16, show_default=True, help="Nodes of the quadrature; doubled until complete within 2 %."

@@ -10,7 +10,7 @@ import click
 
 from toolchain import __version__
 from toolchain.cli.app import cli
-from toolchain.cli.options import FORMAT, MODEL, SHAPE, parse_shapes
+from toolchain.cli.options import APPROXIMATE, FORMAT, MODEL, SHAPE, parse_shapes
 from toolchain.errors import UsageError
 
 
@@ -40,15 +40,16 @@ def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
 @cli.command()
 @MODEL
 @click.option("--why", "why", metavar="NAME", help="Why this parameter's rows cannot be removed.")
+@APPROXIMATE
 @SHAPE
 @FORMAT
-def groups(model: Path, why: str | None, shapes: tuple[str, ...], form: str) -> None:
+def groups(model: Path, why: str | None, approximate: bool, shapes: tuple[str, ...], form: str) -> None:
     """What can be removed together, and why the rest cannot."""
     from toolchain.compress.groups import analyse
     from toolchain.model import load
     from toolchain.tables import show
 
-    channels = analyse(load(model, parse_shapes(shapes)))
+    channels = analyse(load(model, parse_shapes(shapes)), approximate)
     if why is not None:
         if why not in channels.values:
             raise UsageError(
@@ -62,7 +63,13 @@ def groups(model: Path, why: str | None, shapes: tuple[str, ...], form: str) -> 
         show(rows, form)
         return
     rows = [
-        {"group": g.name, "kind": g.kind, "units": len(g), "owns": ", ".join(map(owned, g.slots))}
+        {
+            "group": g.name,
+            "kind": g.kind,
+            "units": len(g),
+            "params of each": channels.params(g),
+            "owns": ", ".join(map(owned, g.slots)),
+        }
         for g in channels.groups
     ]
     frozen = [{"parameter": p, "axis": a, "because": r} for p, a, r in channels.frozen()]

@@ -9,6 +9,7 @@ import click
 from toolchain.cli.app import cli
 from toolchain.cli.options import (
     ALIGN,
+    APPROXIMATE,
     CRITERION,
     FORCE,
     FORMAT,
@@ -32,6 +33,7 @@ from toolchain.errors import GateFailed, UsageError
 @MODEL
 @click.option("--data", type=click.Path(path_type=Path), help="Samples to rank on.")
 @CRITERION
+@APPROXIMATE
 @LAYERS
 @STEPS
 @SAMPLES
@@ -49,6 +51,7 @@ def rank(
     model: Path,
     data: Path | None,
     criterion: str,
+    approximate: bool,
     layers: str,
     steps: int,
     samples: int,
@@ -72,7 +75,7 @@ def rank(
 
     check_new(out, force)
     loaded = load(model, parse_shapes(shapes))
-    channels = analyse(loaded)
+    channels = analyse(loaded, approximate)
     calibration = None if data is None else load_samples(data, loaded, pixels)
     job = Job(
         model,
@@ -116,6 +119,7 @@ def rank(
 @click.option("--budget", help="Like params<=30%.")
 @ALIGN
 @KEEP
+@APPROXIMATE
 @click.option(
     "--order",
     type=click.Choice(["lowest", "highest", "random"]),
@@ -140,6 +144,7 @@ def prune(
     budget: str | None,
     align: str,
     keep: tuple[str, ...],
+    approximate: bool,
     order: str,
     plan_file: Path | None,
     plan_out: Path | None,
@@ -170,11 +175,12 @@ def prune(
             if path.resolve() == model.resolve():
                 raise UsageError(f"{path} would replace the model itself", way_out="Give another name with -o")
     loaded = load(model, parse_shapes(shapes))
-    channels = analyse(loaded)
     if plan_file is not None:
-        plan = load_plan(plan_file, loaded, channels)
+        plan = load_plan(plan_file, loaded)
+        channels = analyse(loaded, plan.approximate)
     else:
         assert budget is not None
+        channels = analyse(loaded, approximate)
         if ranks_file is not None:
             found = criteria.load_ranks(ranks_file, loaded, channels)
         else:
@@ -247,8 +253,9 @@ def recover(
 
     check_new(out, force)
     dense = load(model, parse_shapes(shapes))
-    channels = analyse(dense)
-    removed = load_plan(plan_file, dense, channels).labels(channels)
+    plan = load_plan(plan_file, dense)
+    channels = analyse(dense, plan.approximate)
+    removed = plan.labels(channels)
     given = load(pruned, parse_shapes(shapes))
     expected = cut(dense, channels, removed)
     differing = [
@@ -314,15 +321,16 @@ def verify(
     from toolchain.data import load_samples
     from toolchain.model import load
     from toolchain.tables import show
-    from toolchain.verify import compare, probes
+    from toolchain.verify import NARROWED, compare, probes
 
     reference = load(model, parse_shapes(shapes))
     inputs = probes(reference, seed=seed) if data is None else load_samples(data, reference, pixels).first(64).inputs
     against = "MODEL"
     if plan_file is not None:
-        channels = analyse(reference)
-        reference = mask(reference, channels, load_plan(plan_file, reference, channels).labels(channels))
-        against = "MODEL masked by the plan"
+        plan = load_plan(plan_file, reference)
+        channels = analyse(reference, plan.approximate)
+        reference = mask(reference, channels, plan.labels(channels))
+        against = f"MODEL masked by the plan{NARROWED if plan.approximate else ''}"
     if pruned.suffix == ".tflite":
         from toolchain import emit
         from toolchain.validate import read_bytes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -56,6 +57,7 @@ class Channels:
     labels: Labels
     groups: tuple[Group, ...]
     values: dict[str, ir.Value]
+    approximate: bool = False
 
     def group(self, name: str) -> Group:
         """The group of this name; raises UsageError with the names that there are."""
@@ -64,6 +66,14 @@ class Channels:
                 return g
         known = ", ".join(g.name for g in self.groups[:20])
         raise UsageError(f"there is no group '{name}'", way_out=f"Groups are {known}")
+
+    def params(self, group: Group) -> int:
+        """Parameters that go with one unit of a group."""
+        total = 0
+        for slot in group.slots:
+            size = dims(self.values[slot.parameter])
+            total += slot.rows * math.prod(size) // max(size[slot.axis], 1)
+        return total
 
     def why(self, parameter: str, axis: int) -> str | None:
         """Why the rows of a parameter along an axis cannot be removed, or None if they can."""
@@ -93,14 +103,18 @@ class Channels:
         return flags
 
 
-def analyse(model: Model) -> Channels:
-    """Label every axis and group the units that can go."""
-    return collect(model.graph, chosen(model.graph, label(model.graph)))
+def analyse(model: Model, approximate: bool = False) -> Channels:
+    """Label every axis and group the units that can go.
+
+    approximate  also widths that a norm takes its statistics over: what stays is then normalised without what went
+    """
+    found = collect(model.graph, chosen(model.graph, label(model.graph, approximate)))
+    return replace(found, approximate=approximate)
 
 
-def label(graph: ir.Graph) -> Units:
+def label(graph: ir.Graph, approximate: bool = False) -> Units:
     """Walk the channel rules; what a rule leaves out is frozen, with the op as the reason."""
-    units = Units()
+    units = Units(approximate)
     for node in graph:
         units.touched.clear()
         entry = find(node)
@@ -111,6 +125,8 @@ def label(graph: ir.Graph) -> Units:
             except (ValueError, ZeroDivisionError) as error:  # onnx lets a wrong group or a short scale pass
                 raise BadInput(f"{where(node)} contradicts the shapes of what it reads: {error}") from error
             because = f"{where(node)} does not pass this axis"
+            if not approximate and entry.norm is not None and entry.norm(node) is not None:
+                because = f"{where(node)} takes its statistics over this axis (--allow-approximate removes it)"
         elif entry is not None and entry.channels is not None:
             because = f"{where(node)} has values of unknown shape"
         else:

@@ -50,6 +50,8 @@ class Plan:
     removed  {group: indices of its units, ascending}
     widths   {group: (before, after)}
     costs    {quantity: (before, after)}
+
+    approximate  the groups are those with widths that norms take their statistics over
     """
 
     sha256: str
@@ -58,9 +60,14 @@ class Plan:
     removed: dict[str, tuple[int, ...]]
     widths: dict[str, tuple[int, int]]
     costs: dict[str, tuple[int, int]]
+    approximate: bool = False
 
     def labels(self, channels: Channels) -> Ids:
-        """Labels of the removed units, [n]."""
+        """Labels of the removed units, [n]; raises BadInput where the groups are others."""
+        sizes = {g.name: len(g) for g in channels.groups}
+        for name, indices in self.removed.items():
+            if name not in sizes or (indices and not 0 <= indices[0] <= indices[-1] < sizes[name]):
+                raise BadInput(f"group '{name}' of the plan does not fit the model")
         parts = [channels.group(name).units[list(indices)] for name, indices in self.removed.items()]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
@@ -151,6 +158,7 @@ def make_plan(
         {g.name: tuple(r.tolist()) for g, r in zip(groups, removed, strict=True)},
         {g.name: (len(g), len(g) - len(r)) for g, r in zip(groups, removed, strict=True)},
         {q: (int(b), int(a)) for q, b, a in zip(COUNTERS, before, after, strict=True)},
+        channels.approximate,
     )
 
 
@@ -262,26 +270,26 @@ def save_plan(plan: Plan, path: Path, force: bool = False) -> None:
         "sha256": plan.sha256,
         "budget": plan.budget,
         "align": plan.align,
+        "approximate": plan.approximate,
         "groups": [{"name": n, "before": b, "after": a, "removed": list(plan.removed[n])} for n, (b, a) in widths],
         "costs": {q: {"before": b, "after": a} for q, (b, a) in plan.costs.items()},
     }
     write_text(path, json.dumps(body, indent=1, sort_keys=True) + "\n")
 
 
-def load_plan(path: Path, model: Model, channels: Channels) -> Plan:
-    """Read plan.json; raises BadInput unless it was made for this model and fits its groups."""
+def load_plan(path: Path, model: Model) -> Plan:
+    """Read plan.json; raises BadInput unless it was made for this model."""
     try:
         body = json.loads(read_bytes(path, "a plan.json file"))
         removed = {str(g["name"]): tuple(sorted({int(i) for i in g["removed"]})) for g in body["groups"]}
+        widths = {str(g["name"]): (int(g["before"]), int(g["after"])) for g in body["groups"]}
         costs = {str(q): (int(c["before"]), int(c["after"])) for q, c in body["costs"].items()}
         sha256, budget, align = str(body["sha256"]), str(body["budget"]), str(body["align"])
+        approximate = bool(body["approximate"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadInput("is no plan.json of jettison", str(path), "Make one with jettison prune --plan-out") from error
     if sha256 != model.sha256:
         raise BadInput(f"the plan was made for sha256 {sha256[:12]}…, the model is {model.sha256[:12]}…", str(path))
-    sizes = {g.name: len(g) for g in channels.groups}
-    for name, indices in removed.items():
-        if name not in sizes or (indices and not 0 <= indices[0] <= indices[-1] < sizes[name]):
-            raise BadInput(f"group '{name}' of the plan does not fit the model", str(path))
-    widths = {n: (sizes[n], sizes[n] - len(r)) for n, r in removed.items()}
-    return Plan(sha256, budget, align, removed, widths, costs)
+    if any(before - after != len(removed[n]) for n, (before, after) in widths.items()):
+        raise BadInput("widths of the plan contradict what it removes", str(path))
+    return Plan(sha256, budget, align, removed, widths, costs, approximate)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from toolchain.compress.groups import Channels, contractions
 from toolchain.errors import OutOfReach
 from toolchain.model import Model, parameter
-from toolchain.ops.table import find
+from toolchain.ops.table import find, operand
 from toolchain.ops.tape import PREFIX
 from toolchain.ops.units import Axis, Ids
 
@@ -33,7 +33,8 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
             raise OutOfReach(f"nothing would be left of '{value.name}'", way_out="Keep at least one unit of each group")
     clone = model.ir.clone()
     original = channels.values
-    for node in list(clone.graph):
+    nodes = list(clone.graph)  # `resize` may add others
+    for node in nodes:
         entry = find(node)
         if entry is None or entry.resize is None:
             continue
@@ -43,7 +44,7 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
             entry.resize(node, lambda v, a, now=now: rows_kept(o := original[str(v.name)], a, now.get(o, keep)))
     for value in clone.graph.initializers.values():
         resize_parameter(value, original.get(str(value.name)), keep)
-    for node in list(clone.graph):
+    for node in nodes:
         for value in node.outputs:
             insert_gather(clone.graph, value, original[str(value.name)], keep, yields)
             resize_activation(value, original[str(value.name)], yields)
@@ -129,10 +130,19 @@ def insert_gather(
         gather.replace_input_with(0, value)
 
 
-def mask(model: Model, channels: Channels, removed: Ids) -> Model:
-    """The model with these units multiplied by zero wherever a node sums them away."""
+def mask(model: Model, channels: Channels, removed: Ids, norms: bool = True) -> Model:
+    """The model with these units multiplied by zero wherever a node sums them away.
+
+    norms  a norm over units takes its statistics over those that stay, as in the pruned model; False: over all of them
+    """
     gone = channels.flags(channels.closure(removed))
     clone = model.ir.clone()
+    if channels.approximate and norms:
+        for old, node in zip(model.graph, list(clone.graph), strict=True):
+            entry = find(old)
+            axis = entry.norm(old) if entry is not None and entry.norm is not None else None
+            if axis is not None and gone[of := channels.labels.of(operand(old, 0), axis)].any():
+                narrow(clone.graph, node, axis, ~gone[of])
     by_name = {str(v.name): v for n in clone.graph for v in (*n.inputs, *n.outputs) if v is not None}
     for value, axis in contractions(model.graph):
         if (value, axis) not in channels.labels.axes:
@@ -142,6 +152,28 @@ def mask(model: Model, channels: Channels, removed: Ids) -> Model:
             continue
         multiply(clone.graph, by_name[str(value.name)], axis, keep)
     return model.with_ir(clone)
+
+
+def narrow(graph: ir.Graph, node: ir.Node, axis: int, keep: NDArray[np.bool_]) -> None:
+    """Let a norm see only what is kept; where something went, its output is any number, masked where it is read."""
+    stem, y = f"{PREFIX}{node.outputs[0].name}", node.outputs[0]
+    kept = parameter(f"{stem}/kept", np.flatnonzero(keep))
+    spread = parameter(f"{stem}/spread", np.maximum(np.cumsum(keep) - 1, 0))
+    for index in (kept, spread):
+        graph.initializers[str(index.name)] = index
+    for i, value in enumerate(node.inputs):
+        if value is not None:
+            picked = ir.node("Gather", [value, kept], {"axis": 0 if i else axis}, name=f"{stem}/input{i}")
+            picked.outputs[0].name, picked.outputs[0].type = f"{stem}/input{i}", value.type
+            graph.insert_before(node, picked)
+            node.replace_input_with(i, picked.outputs[0])
+    wide = ir.node("Gather", [y, spread], {"axis": axis}, name=f"{stem}/wide")
+    whole = wide.outputs[0]
+    whole.name, whole.type, whole.shape = y.name, y.type, y.shape
+    y.name, y.shape = f"{stem}/narrow", None
+    ir.convenience.replace_all_uses_with(y, whole)
+    graph.insert_after(node, wide)
+    wide.replace_input_with(0, y)
 
 
 def multiply(graph: ir.Graph, value: ir.Value, axis: int, keep: NDArray[np.bool_]) -> None:

@@ -131,12 +131,24 @@ def layernorm_axes(n: ir.Node) -> set[int]:
     return set(range(attribute(n, "axis", -1) % rank, rank))
 
 
+def layernorm_axis(n: ir.Node) -> int | None:
+    """The only axis that is normalised, or None for several."""
+    axes = layernorm_axes(n)
+    return min(axes) if len(axes) == 1 else None
+
+
 def layernorm_channels(n: ir.Node, u: Units) -> None:
-    """What is normalised together is frozen; the axes before pass through."""
-    x, gone = operand(n, 0), layernorm_axes(n)
+    """What is normalised together is frozen, unless approximation is allowed; the axes before pass through."""
+    x, y, gone = operand(n, 0), n.outputs[0], layernorm_axes(n)
     for value in n.outputs:
         for a in range(min(gone)) if value.shape is not None else ():
             u.tie(u[x, a], u[value, a])
+    axis = layernorm_axis(n)
+    if u.approximate and axis is not None and all(dims(p) == (dims(y)[axis],) for p in n.inputs[1:] if p is not None):
+        u.tie(u[x, axis], u[y, axis])
+        for p in n.inputs[1:]:
+            if p is not None:
+                u.tie(u[p, 0], u[y, axis])
 
 
 def layernorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -160,8 +172,8 @@ def rmsnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Mul", g.op("Sub", scaled, lean), inverse), None]
 
 
-op("LayerNormalization", channels=layernorm_channels, vjp=layernorm_vjp)
-op("RMSNormalization", channels=layernorm_channels, vjp=rmsnorm_vjp)
+op("LayerNormalization", channels=layernorm_channels, vjp=layernorm_vjp, norm=layernorm_axis)
+op("RMSNormalization", channels=layernorm_channels, vjp=rmsnorm_vjp, norm=layernorm_axis)
 
 
 def groups_of(n: ir.Node) -> int:

@@ -43,6 +43,7 @@ class Op:
     ray        (node, rays of the inputs, None = constant) -> ray of the output
     macs       (node, shape of a value) -> multiply-accumulates of one sample
     contracts  (node) -> (input, axis) pairs that are summed away, alone or against another input: where a mask goes
+    norm       (node) -> axis of input 0 that its statistics run over; `channels` passes it if `units.approximate`
     resize     (node, keep): mend attributes and shape constants after removal
     lite       (writer, node): emit TFLite
     """
@@ -54,6 +55,7 @@ class Op:
     ray: Callable[[ir.Node, list[Ray | None]], Ray] | None = None
     macs: Callable[[ir.Node, Shape], int] | None = None
     contracts: Callable[[ir.Node], Sequence[tuple[int, int]]] | None = None
+    norm: Callable[[ir.Node], int | None] | None = None
     resize: Callable[[ir.Node, Keep], None] | None = None
     lite: Callable[[Any, ir.Node], None] | None = None
 

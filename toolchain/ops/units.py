@@ -42,9 +42,13 @@ class Choice:
 
 
 class Units:
-    """Ids of axis positions, and what the channel rules say about them."""
+    """Ids of axis positions, and what the channel rules say about them.
 
-    def __init__(self) -> None:
+    approximate  whether rules may pass the axis of a norm, whose statistics are then taken over what stays
+    """
+
+    def __init__(self, approximate: bool = False) -> None:
+        self.approximate = approximate
         self.choices: list[Choice] = []
         self.axes: dict[Axis, Ids] = {}
         self.touched: set[Axis] = set()

@@ -143,7 +143,7 @@ def _view(report: Json) -> Json:
         "findings": findings,
         "state": state,
         "comparison": [*_sizes(report["models"]), *_speeds(pairs), *_accuracies(report)],
-        "notes": [*_speed_notes(report, pairs), *_accuracy_notes(report), *_rank_notes(report)],
+        "notes": [*_proof_notes(report), *_speed_notes(report, pairs), *_accuracy_notes(report), *_rank_notes(report)],
         "stages_of": [
             (key, name) for key, name in STAGES if any(row[key] is not None for row in _list(report, "accuracy"))
         ],
@@ -192,8 +192,8 @@ def _proof(report: Json) -> Finding:
         return Finding("Proof", OPEN, "Not run: nothing shows that the pruned network equals the masked original.")
     tell = told(sig)
     words = (
-        f"On {told(count)(proof['samples'])} inputs the pruned network and the masked original differ by at most "
-        f"{tell(proof['max_rel'])} relative, where {tell(proof['tolerance'])} is allowed; "
+        f"On {told(count)(proof['samples'])} inputs the pruned network and the {say(proof['against'])} differ by "
+        f"at most {tell(proof['max_rel'])} relative, where {tell(proof['tolerance'])} is allowed; "
         f"same top class on {told(count)(proof['argmax_equal'])} of {told(count)(proof['samples'])}."
     )
     return Finding("Proof", PASSED if proof["passed"] else FAILED, words)
@@ -327,6 +327,17 @@ def _accuracy_notes(report: Json) -> Iterable[str]:
             f"The class that lost most is “{say(row['class'])}” in {say(data['data'])}: {percent(row['before'])} → "
             f"{percent(after)} {_last(row)[1].lower()} (n = {told(count)(row['n'])}, 95 % interval now "
             f"{interval(after, row['n'])})."
+        )
+
+
+def _proof_notes(report: Json) -> Iterable[str]:
+    off = report["verify"]["approximate"] if report["verify"] else None
+    if off:
+        yield (
+            "Approximate cut: widths that norms take their statistics over went, and norms see only what is kept. "
+            "Against the masked original with its own norms the answers change by up to "
+            f"{told(percent)(off['max_rel'])} of the largest; same top "
+            f"class on {told(count)(off['argmax_equal'])} of {told(count)(off['samples'])} inputs."
         )
 
 
