@@ -1,6 +1,16 @@
 """Everything the toolchain knows about ONNX ops: one op, one entry in OPS; importing this package fills the table."""
 
-from toolchain.ops import activation, arithmetic, contraction, einsum, normalisation, pooling, reduction, shape
+from toolchain.ops import (
+    activation,
+    arithmetic,
+    contraction,
+    einsum,
+    normalisation,
+    pooling,
+    recurrent,
+    reduction,
+    shape,
+)
 from toolchain.ops.table import OPS, Op, attribute, constant, dims
 
 __all__ = [
@@ -15,6 +25,7 @@ __all__ = [
     "einsum",
     "normalisation",
     "pooling",
+    "recurrent",
     "reduction",
     "shape",
 ]
