@@ -11,9 +11,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 from cases import CASES, Case
-from definitions import DEFINITIONS
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from ops.definitions import DEFINITIONS
 
 from toolchain.compress.gradient import Tail, Writer, backward, rays_of
 from toolchain.compress.groups import freeze_untouched
