@@ -20,6 +20,7 @@ class Case:
     inputs   tuple: shape of a computed input; array: parameter; None: left out
     step     of the central differences in float64; 1 where the op is linear but rounds to float32
     outputs  how many outputs the node hands out; only the first one is looked at
+    whole    input number -> limit, of computed inputs of whole numbers; limit 0: of truths
     refused  a gradient rule must say that it does not know, rather than leave an input's share out
     opset    of the model; some ops came after 20
     low      computed inputs are in (low, low + 4): some functions are not defined below 0
@@ -31,6 +32,7 @@ class Case:
     attributes: dict[str, Any] = field(default_factory=dict)
     step: float = 1e-6
     outputs: int = 1
+    whole: dict[int, int] = field(default_factory=dict)
     refused: bool = False
     opset: int = 20
     low: float = -2.0
@@ -64,7 +66,7 @@ CASES: list[Case] = []
 
 def case(op: str, label: str, *inputs: Any, **more: Any) -> None:
     """Add a row; what is no field of Case is an attribute of the node."""
-    fields = {k: more.pop(k) for k in ("step", "outputs", "refused", "opset", "low") if k in more}
+    fields = {k: more.pop(k) for k in ("step", "outputs", "whole", "refused", "opset", "low") if k in more}
     CASES.append(Case(op, label, inputs, more, **fields))
 
 
@@ -300,13 +302,88 @@ case("Concat", "channels", IMAGE, ("N", 2, 7, 6), axis=1)
 case("Concat", "negative axis", SIGNAL, ("N", 4, 2), axis=-1)
 case("Concat", "three, one twice as wide", ROW, ("N", 2), ("N", 10), axis=1)
 case("Concat", "alone", ROW, axis=1)
-case("Gather", "list", IMAGE, ints(2, 0, 0), axis=1)
-case("Gather", "one", IMAGE, np.array(-1, np.int64), axis=2)
 case("Pad", "space", IMAGE, ints(0, 0, 1, 2, 0, 0, 0, 1))
 case("Pad", "channels", SIGNAL, ints(0, 1, 0, 0, 2, 0))
 case("Pad", "value", ROW, ints(0, 1, 0, 2), scalar(0.7))
 case("Pad", "axes", IMAGE, ints(1, 2), None, ints(-1))
 case("Pad", "cut", IMAGE, ints(0, 0, -1, 0, 0, 0, 2, -2))
+
+# ---- indices -------------------------------------------------------------------------------------------------------
+TOKENS: Shape = ("N", 6, 4)
+case("Slice", "channels", IMAGE, ints(1), ints(3), ints(1))
+case("Slice", "one of the channels", IMAGE, ints(-2), ints(-1), ints(1))
+case("Slice", "every second", SIGNAL, ints(1), ints(9), ints(2), ints(3))
+case("Slice", "every second channel", TOKENS, ints(1), ints(100), ints(1), ints(2))
+case("Slice", "backwards", TOKENS, ints(-1), ints(-(1 << 62)), ints(-2), ints(-1))
+case("Slice", "backwards by two", TOKENS, ints(4), ints(-7), ints(1), ints(-2))
+case("Slice", "several axes", IMAGE, ints(1, 0, 2), ints(4, 9, 5), ints(-1, 0, 2))
+case("Slice", "no axes given", TOKENS, ints(0, 2), ints(1 << 40, 5))
+case("Slice", "everything", TOKENS, ints(0), ints(6), ints(1), ints(1))
+case("Split", "sizes", IMAGE, ints(1, 3), axis=1, outputs=2)
+case("Split", "equal", TOKENS, axis=-1, num_outputs=2, outputs=2)
+case("Split", "equal, the last smaller", SIGNAL, axis=2, num_outputs=2, outputs=2)
+case("Split", "alone", TOKENS, axis=1, num_outputs=1)
+case("Gather", "list", IMAGE, ints(2, 0, 0), axis=1)
+case("Gather", "one", IMAGE, np.array(-1, np.int64), axis=2)
+case("Gather", "turned", TOKENS, ints(5, 4, 3, 2, 1, 0), axis=1)
+case("Gather", "in order", TOKENS, ints(2, 3, 4), axis=-2)
+case("Gather", "negative", TOKENS, ints(-1, 0, -3), axis=2)
+case("Gather", "table", TOKENS, np.array([[0, 2], [5, 2]]), axis=1)
+case("Gather", "embedding", w(7, 5), ("N", 3), whole={1: 7})
+case("Gather", "computed, of columns", w(5, 7), ("N", 3), axis=1, whole={1: 7})
+case("Expand", "space", ("N", 4, 1, 1), ints(1, 4, 7, 6))
+case("Expand", "more axes", ("N", 4, 1), ints(3, 1, 1, 5))
+case("Expand", "shorter target", ("N", 4, 1), ints(5))
+case("Expand", "no batch", (4, 1), ints(3, 4, 5))
+case("Tile", "channels", IMAGE, ints(1, 2, 1, 1))
+case("Tile", "space", SIGNAL, ints(1, 1, 3))
+case("Tile", "nothing", ROW, ints(1, 1))
+case("Trilu", "upper", ("N", 3, 4, 5))
+case("Trilu", "lower, shifted", ("N", 3, 4, 5), np.array(-1, np.int64), upper=0)
+case("CumSum", "last axis", TOKENS, np.array(2, np.int64))
+case("CumSum", "backwards", TOKENS, np.array(-2, np.int64), reverse=1)
+case("CumSum", "exclusive", TOKENS, np.array(1, np.int64), exclusive=1)
+case("Shape", "whole", IMAGE)
+case("Shape", "batch", IMAGE, start=0, end=1)
+case("Size", "image", IMAGE)
+case("ConstantOfShape", "computed", (2,), whole={0: 4})
+case("Range", "computed", (), np.array(9), np.array(2), whole={0: 3})
+
+# ---- space ---------------------------------------------------------------------------------------------------------
+case("DepthToSpace", "DCR", ("N", 12, 2, 3), blocksize=2)
+case("DepthToSpace", "CRD", ("N", 12, 2, 3), blocksize=2, mode="CRD")
+case("DepthToSpace", "blocks of 3", ("N", 18, 2, 1), blocksize=3)
+case("SpaceToDepth", "blocks of 2", ("N", 3, 4, 6), blocksize=2)
+case("Resize", "nearest, twice", IMAGE, None, np.array([1, 1, 2, 2], np.float32), mode="nearest")
+case(
+    "Resize", "nearest, floor", IMAGE, None, np.array([1, 1, 2, 3], np.float32),
+    coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+)  # fmt: skip
+case("Resize", "nearest, smaller", IMAGE, None, np.array([1, 1, 0.5, 0.6], np.float32))
+case("Resize", "linear", IMAGE, None, np.array([1, 1, 2, 1.5], np.float32), mode="linear")
+case("Resize", "linear, sizes", (2, 4, 3, 4), None, None, ints(2, 4, 7, 5), mode="linear")
+case("Resize", "sizes of some axes", IMAGE, None, None, ints(9, 11), mode="linear", axes=[2, 3])
+case("Resize", "sizes of channels too", IMAGE, None, None, ints(4, 9, 11), mode="linear", axes=[1, 2, 3])
+case(
+    "Resize", "corners aligned", IMAGE, None, np.array([1, 1, 2, 2], np.float32),
+    mode="linear", coordinate_transformation_mode="align_corners",
+)  # fmt: skip
+case("Resize", "cubic", IMAGE, None, np.array([1, 1, 2, 2], np.float32), mode="cubic", cubic_coeff_a=-0.5)
+case("Resize", "1-D", SIGNAL, None, np.array([1, 1, 2], np.float32), mode="linear")
+
+# ---- conditions ----------------------------------------------------------------------------------------------------
+for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+    case(name, "bias", IMAGE, w(4, 1, 1))
+    case(name, "both computed", IMAGE, ("N", 4, 1, 1))
+for name in ("And", "Or", "Xor"):
+    case(name, "both computed", IMAGE, ("N", 4, 1, 1), whole={0: 0, 1: 0})
+case("Not", "image", IMAGE, whole={0: 0})
+for name in ("IsNaN", "IsInf", "Floor", "Ceil", "Round", "Sign"):
+    case(name, "image", IMAGE)
+case("Where", "mask", w(7, 6) > 0, IMAGE, scalar(-3))
+case("Where", "parameter first", w(4, 1, 1) > 0, w(4, 7, 6), IMAGE)
+case("Where", "both computed", w(4, 7, 6) > 0, IMAGE, ("N", 4, 1, 1))
+case("Where", "computed condition", ("N", 4, 1, 1), IMAGE, w(4, 7, 6), whole={0: 0})
 
 # ---- what has no gradient rule must say so -------------------------------------------------------------------------
 case("Gemm", "transA", (5, "N"), w(5, 3), w(3), transA=1, refused=True)
@@ -320,6 +397,9 @@ case("ConvTranspose", "computed weights", SMALL, (4, 3, 2, 2), refused=True)
 case("PRelu", "computed slope", IMAGE, (4, 1, 1), refused=True)
 case("BatchNormalization", "training mode", IMAGE, *NORM, training_mode=1, outputs=3, refused=True)
 case("BatchNormalization", "computed scale", IMAGE, (4,), *NORM[1:], refused=True)
+case("Gather", "computed indices of computed values", TOKENS, (2,), axis=1, whole={1: 4}, refused=True)
+case("Tile", "batch", ROW, ints(2, 1), refused=True)
+case("CumSum", "batch", ROW, np.array(0, np.int64), refused=True)
 case("ReduceMean", "batch", IMAGE, ints(0), refused=True)
 case("ReduceMean", "everything", ROW, keepdims=0, refused=True)
 case("Concat", "batch", ROW, ROW, axis=0, refused=True)

@@ -33,14 +33,14 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
             raise OutOfReach(f"nothing would be left of '{value.name}'", way_out="Keep at least one unit of each group")
     clone = model.ir.clone()
     original = channels.values
-    for node in clone.graph:
+    for node in list(clone.graph):
         entry = find(node)
-        if (
-            entry is not None
-            and entry.resize is not None
-            and any(is_cut(original[str(v.name)], keep) for v in node.outputs)
-        ):
-            entry.resize(node, lambda v, a: rows_kept(original[str(v.name)], a, yields))
+        if entry is None or entry.resize is None:
+            continue
+        read, made = ([original[str(v.name)] for v in vs if v is not None] for vs in (node.inputs, node.outputs))
+        if any(is_cut(v, keep) for v in (*read, *made)):
+            now = {v: yields for v in made}  # behind a flatten a gather picks: the node itself still yields more
+            entry.resize(node, lambda v, a, now=now: rows_kept(o := original[str(v.name)], a, now.get(o, keep)))
     for value in clone.graph.initializers.values():
         resize_parameter(value, original.get(str(value.name)), keep)
     for node in list(clone.graph):

@@ -3,12 +3,15 @@
 from toolchain.ops import (
     activation,
     arithmetic,
+    condition,
     contraction,
     einsum,
+    indexing,
     normalisation,
     pooling,
     recurrent,
     reduction,
+    resampling,
     shape,
 )
 from toolchain.ops.table import OPS, Op, attribute, constant, dims
@@ -19,13 +22,16 @@ __all__ = [
     "activation",
     "arithmetic",
     "attribute",
+    "condition",
     "constant",
     "contraction",
     "dims",
     "einsum",
+    "indexing",
     "normalisation",
     "pooling",
     "recurrent",
     "reduction",
+    "resampling",
     "shape",
 ]
