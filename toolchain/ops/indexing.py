@@ -235,23 +235,28 @@ def expand_channels(n: ir.Node, u: Units) -> None:
 
 def expand_resize(n: ir.Node, keep: Keep) -> None:
     """1 along the axes that x has already, else the copies that are left; the batch stays a computed number."""
-    x, y, target = operand(n, 0), n.outputs[0], operand(n, 1)
+    x, y = operand(n, 0), n.outputs[0]
     had = (0,) * (len(dims(y)) - len(dims(x))) + dims(x)
     sizes = [1 if h == d else int(keep(y, a).sum()) for a, (h, d) in enumerate(zip(had, dims(y), strict=True))]
-    spread = np.array([h != d and d < 0 for h, d in zip(had, dims(y), strict=True)])
-    if not spread.any():
-        return rewrite(n, 1, sizes)
-    rank, graph = dims(target)[0], n.graph
+    mend_sizes(n, 1, sizes, np.array([h != d and d < 0 for h, d in zip(had, dims(y), strict=True)]))
+
+
+def mend_sizes(n: ir.Node, i: int, sizes: list[int], is_computed: NDArray[np.bool_]) -> None:
+    """Give a node these sizes as its input i, but for those that are computed from the batch."""
+    target, y, graph = operand(n, i), n.outputs[0], n.graph
+    if not is_computed.any():
+        return rewrite(n, i, sizes)
+    rank = dims(target)[0]
     assert isinstance(graph, ir.Graph)
     mended = ir.node("Where", [target, target, target], name=fresh(graph, f"{n.name}.sizes"))
-    mended.outputs[0].name, mended.outputs[0].type = fresh(graph, f"{n.outputs[0].name}.sizes"), target.type
+    mended.outputs[0].name, mended.outputs[0].type = fresh(graph, f"{y.name}.sizes"), target.type
     mended.outputs[0].shape = target.shape
     graph.insert_before(n, mended)
-    for i, array in ((0, spread[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
-        held = parameter(fresh(graph, f"{n.outputs[0].name}.sizes.{i}"), array)
+    for j, array in ((0, is_computed[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
+        held = parameter(fresh(graph, f"{y.name}.sizes.{j}"), array)
         graph.initializers[str(held.name)] = held
-        mended.replace_input_with(i, held)
-    n.replace_input_with(1, mended.outputs[0])
+        mended.replace_input_with(j, held)
+    n.replace_input_with(i, mended.outputs[0])
 
 
 op(
@@ -367,5 +372,21 @@ def no_share(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
 
 op("Shape", channels=shape_channels)
 op("Size")
-op("ConstantOfShape", vjp=no_share)
+
+
+def constantofshape_channels(n: ir.Node, u: Units) -> None:
+    """Copies of one number are units of their own."""
+    for a, d in enumerate(dims(n.outputs[0])):
+        if d > 0:
+            u.touch(n.outputs[0], a)
+
+
+def constantofshape_resize(n: ir.Node, keep: Keep) -> None:
+    """The copies that are left; the batch stays a computed number."""
+    y = n.outputs[0]
+    sizes = [int(keep(y, a).sum()) for a in range(len(dims(y)))]
+    mend_sizes(n, 0, sizes, np.array([d < 0 for d in dims(y)]))
+
+
+op("ConstantOfShape", channels=constantofshape_channels, vjp=no_share, resize=constantofshape_resize)
 op("Range", vjp=no_share)
