@@ -384,17 +384,18 @@ def two_ways() -> Net:
 
 
 def gated_halves() -> Net:
-    """Gated linear units: one half gates the other, by Split and by Slice; a part that nobody reads."""
+    """Gated linear units: one half gates the other, by Split and by Slice; unequal parts by number."""
     net = Net(18, x=(2, 20))
     y = net.conv("x", 16)
     a = net.op("Split", y, axis=1, num_outputs=2, outputs=2)
-    y = net.conv(net.op("Mul", a, net.op("Sigmoid", f"{a}:1")), 15)
+    y = net.conv(net.op("Mul", a, net.op("Sigmoid", f"{a}:1")), 14)
     first, last = (
         net.op("Slice", y, *(np.array([i], np.int64) for i in (*ends, 1, 1))) for ends in ((0, 7), (-7, 1 << 60))
     )
     y = net.conv(net.op("Mul", net.op("Tanh", first), last), 9)
-    c = net.op("Split", y, np.array([5, 4], np.int64), axis=1, outputs=2)
-    net.head(net.op("ReduceMean", c, np.array([2], np.int64), keepdims=0))
+    c = net.op("Split", y, axis=1, num_outputs=2, outputs=2)
+    y = net.op("Concat", net.op("Tanh", f"{c}:1"), c, axis=1)
+    net.head(net.op("ReduceMean", y, np.array([2], np.int64), keepdims=0))
     return net
 
 
