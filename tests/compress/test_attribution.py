@@ -11,6 +11,7 @@ from compress.networks import CLASSIFIERS, Net, cnns, loaded, network, original,
 from hypothesis import given, settings
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from ops.definitions import DEFINITIONS
 
 from toolchain.compress.attribution import attribute, quadrature
 from toolchain.compress.gradient import (
@@ -81,7 +82,7 @@ class Scaled:
         self.values = [str(v.name) for v in objective_of(model).values]
         self.cut = cut
         graph.output.extend(helper.make_empty_tensor_value_info(v) for v in self.values)
-        self.evaluator = ReferenceEvaluator(copy)
+        self.evaluator = ReferenceEvaluator(copy, new_ops=DEFINITIONS)
         self.one_by_one = graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
     def answers(self, inputs: dict[str, np.ndarray], alpha: float) -> list[np.ndarray]:

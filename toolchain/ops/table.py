@@ -45,6 +45,7 @@ class Op:
     contracts  (node) -> (input, axis) pairs that are summed away, alone or against another input: where a mask goes
     norm       (node) -> axis of input 0 that its statistics run over; `channels` passes it if `units.approximate`
     resize     (node, keep): mend attributes and shape constants after removal
+    adds       (node, shape of a value) -> bytes by which `resize` makes the file longer, at most
     lite       (writer, node): emit TFLite
     """
 
@@ -57,6 +58,7 @@ class Op:
     contracts: Callable[[ir.Node], Sequence[tuple[int, int]]] | None = None
     norm: Callable[[ir.Node], int | None] | None = None
     resize: Callable[[ir.Node, Keep], None] | None = None
+    adds: Callable[[ir.Node, Shape], int] | None = None
     lite: Callable[[Any, ir.Node], None] | None = None
 
 
