@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -271,12 +272,17 @@ def mend_sizes(n: ir.Node, i: int, sizes: list[int], is_computed: NDArray[np.boo
     n.replace_input_with(i, mended.outputs[0])
 
 
-def expand_adds(n: ir.Node, shape: Shape) -> int:
-    """Bytes of the node that mends a computed target, and of what it reads."""
-    if constant(n.inputs[1]) is not None or shape(n.outputs[0]) == dims(n.outputs[0]):
-        return 0
-    rank, stem = len(dims(n.outputs[0])), f"{n.outputs[0].name}.sizes.."
-    return 2 * held_bytes(stem, rank) + held_bytes(f"{n.name}{n.inputs[1]}", rank) + 4 * len(stem) + 40
+def sizes_add(i: int) -> Callable[[ir.Node, Shape], int]:
+    """Bytes of the node that mends a computed input i, and of what it reads."""
+
+    def adds(n: ir.Node, shape: Shape) -> int:
+        if constant(n.inputs[i]) is not None or shape(n.outputs[0]) == dims(n.outputs[0]):
+            return 0
+        rank, stem = len(dims(n.outputs[0])), f"{n.outputs[0].name}.sizes"
+        held = 2 * held_bytes(f"{stem}.0", rank) - 7 * rank  # which of them are computed takes a byte each
+        return held + len(f"{n.name}.sizes") + 3 * len(stem) + 32
+
+    return adds
 
 
 op(
@@ -285,7 +291,7 @@ op(
     vjp=lambda g, n, dy: [g.unbroadcast(dy, operand(n, 0), n.outputs[0]), None],
     ray=linear,
     resize=expand_resize,
-    adds=expand_adds,
+    adds=sizes_add(1),
 )
 
 
@@ -409,5 +415,11 @@ def constantofshape_resize(n: ir.Node, keep: Keep) -> None:
     mend_sizes(n, 0, sizes, np.array([d < 0 for d in dims(y)]))
 
 
-op("ConstantOfShape", channels=constantofshape_channels, vjp=no_share, resize=constantofshape_resize)
+op(
+    "ConstantOfShape",
+    channels=constantofshape_channels,
+    vjp=no_share,
+    resize=constantofshape_resize,
+    adds=sizes_add(0),
+)
 op("Range", vjp=no_share)
