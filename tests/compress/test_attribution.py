@@ -23,6 +23,7 @@ from toolchain.compress.gradient import (
 )  # fmt: skip
 from toolchain.compress.groups import analyse
 from toolchain.compress.objective import LABELS, objective_of
+from toolchain.compress.rows import along_batch, per_sample
 from toolchain.errors import Unsupported
 from toolchain.model import Model
 from toolchain.ops import OPS
@@ -51,6 +52,14 @@ def attributions(
     feed = dict(zip(needed[1:], context, strict=True)) | {INPUT: h, LABELS: labels}
     alpha, weight = (np.asarray(a, np.float32) for a in nodes)
     return run(session(graph.ir), feed | {ALPHA: alpha, WEIGHT: weight})[0]
+
+
+def by_sample(a: np.ndarray, model: Model, cut: str) -> np.ndarray:
+    """Summed over all but targets and samples, [K, n, rows…] -> [K, n], wherever the batch lies in the cut."""
+    value = next(o for n in model.graph for o in n.outputs if o.name == cut)
+    axis, k = along_batch(value), per_sample(value)
+    rows = np.moveaxis(a.astype(np.float64), 1 + axis, 1)
+    return rows.reshape(len(a), rows.shape[1] // k, -1).sum(axis=2)
 
 
 def uniform_nodes(steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +125,7 @@ def test_summed_attributions_are_the_derivative_along_the_ray(name: str) -> None
         f = Scaled(original(name), model, cut)
         for a in (0.35, 1.0):
             found = attributions(model, cut, inputs, labels, ([a], [1]))
-            found = found.reshape(*found.shape[:2], -1).sum(axis=2, dtype=np.float64)
+            found = by_sample(found, model, cut)
             wanted = (f(inputs, labels, a + 1e-6) - f(inputs, labels, a - 1e-6)) / 2e-6
             np.testing.assert_allclose(found, wanted, rtol=0, atol=ROUNDING * max(np.abs(wanted).max(), 1))
 
@@ -131,8 +140,7 @@ def test_attributions_are_complete_and_the_gap_says_how_nearly(name: str) -> Non
         change = f(inputs, labels, 1.0) - f(inputs, labels, 0.0)
         for steps, tolerance in ((2, np.inf), (16, 0.02)):
             (found,) = attribute(model, [(cut, axis)], inputs, labels, per_class=True, steps=steps, tolerance=tolerance)
-            a = attributions(model, cut, inputs, labels, quadrature(found.steps)).astype(np.float64)
-            summed = a.reshape(*a.shape[:2], -1).sum(axis=2)
+            summed = by_sample(attributions(model, cut, inputs, labels, quadrature(found.steps)), model, cut)
             literal = np.max(np.abs(summed - change).sum(axis=1) / np.abs(change).sum(axis=1))
             np.testing.assert_allclose(found.gap, literal, rtol=1e-2, atol=1e-4)  # float32 against float64
             np.testing.assert_allclose(found.sums.sum(axis=(0, 2)), summed.sum(axis=1), rtol=1e-4, atol=1e-4)
@@ -456,10 +464,13 @@ def test_a_cut_behind_the_logits_is_refused() -> None:
     assert "does not lead to the output" in refused(network("two_heads"), "softmax14")
 
 
-def test_a_cut_whose_first_axis_is_not_the_batch_is_refused() -> None:
-    net = Net(8, x=(4,))
-    net.head(net.op("Transpose", net.op("Transpose", net.dense("x", 5))))
-    assert "its first axis must be the batch" in refused(net.model(), "transpose1")
+def test_a_cut_that_mixes_the_rows_of_samples_is_refused() -> None:
+    """[T, N, d] as [T·N, d]: no block of rows is a sample's."""
+    net = Net(8, x=(4, 6))
+    y = net.op("Reshape", net.op("Transpose", net.op("Tanh", "x"), perm=[1, 0, 2]), np.array([-1, 6], np.int64))
+    y = net.op("MatMul", net.relu(net.op("MatMul", y, net.weight("a", 6, 5, terms=6))), net.weight("b", 5, 3, terms=5))
+    net.op("ReduceMean", net.op("Reshape", y, np.array([4, -1, 3], np.int64)), np.array([0], np.int64), keepdims=0)
+    assert "do not lie side by side" in refused(net.model(), "relu4")
 
 
 NETWORK_WITH_TWO_OUTPUTS = Net(6, x=(4,))

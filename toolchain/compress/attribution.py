@@ -26,6 +26,7 @@ from toolchain.compress.gradient import (
     tail_model,
 )
 from toolchain.compress.objective import Deviation, objective_of
+from toolchain.compress.rows import along_batch, per_sample
 from toolchain.errors import Unsupported
 from toolchain.model import Model
 from toolchain.session import run, session, with_outputs
@@ -236,10 +237,14 @@ def chunk(
     feed = {str(v.name): a for v, a in zip(tail.context, context, strict=True)}
     along = {INPUT: h, ALPHA: nodes[0], WEIGHT: nodes[1]} | objective.feed(labels, at_h)
     (a,) = run(region.gradient, feed | along)
-    at_zero = run(region.tail, feed | {INPUT: np.zeros_like(h) if context else np.zeros_like(h[:1])})
+    batch, k = along_batch(tail.cut), per_sample(tail.cut)
+    one = h if context else h.take(range(k), axis=batch)
+    at_zero = run(region.tail, feed | {INPUT: np.zeros_like(one)})
     change = objective.change(at_h, at_zero, labels, per_class=region.graph.seeds > 1)
-    others = tuple(d + 1 for d in range(1, h.ndim) if d != axis)
-    by_unit = a.sum(axis=others, dtype=np.float64)  # [j, n, i]
+    others = tuple(d + 1 for d in range(h.ndim) if d not in (batch, axis))
+    by_row = a.sum(axis=others, dtype=np.float64)  # [j, k·n, i] or [j, i, k·n]
+    by_row = by_row if batch < axis else by_row.swapaxes(1, 2)
+    by_unit = by_row.reshape(len(by_row), -1, k, by_row.shape[2]).sum(axis=2)  # [j, n, i]
     one_hot = np.zeros((objective.classes, len(labels)))
     one_hot[labels, np.arange(len(labels))] = 1
     return Attribution(

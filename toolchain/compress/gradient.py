@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from toolchain.compress.objective import Objective, objective_of
+from toolchain.compress.rows import batch_axis, is_by_sample, per_sample
 from toolchain.errors import Unsupported
 from toolchain.model import BATCH, Model, parameter
 from toolchain.ops.table import Ray, dims, find, where
@@ -64,14 +66,17 @@ INPUT, ALPHA, WEIGHT, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "at
 def tail_of(model: Model, cut: str) -> Tail:
     """Split the network at a value.
 
-    Raises Unsupported if the value does not lead to the answer, or its first axis is not the batch.
+    Raises Unsupported if the value does not lead to the answer, or its samples do not lie along one axis.
     """
     named = {str(v.name): v for v in (*model.graph.inputs, *(o for n in model.graph for o in n.outputs))}
     if cut not in named:
         raise Unsupported(f"there is no value '{cut}' to cut at")
     value = named[cut]
-    if value.shape is None or not value.shape or dims(value)[0] != -1 or any(d < 0 for d in dims(value)[1:]):
-        raise Unsupported(f"cannot cut at '{cut}' {value.shape}: its first axis must be the batch, and no other")
+    if not is_by_sample(value):
+        raise Unsupported(
+            f"cannot cut at '{cut}' {value.shape}: the rows of a sample do not lie side by side along one axis",
+            way_out="Use --criterion magnitude, or leave its layers out with --layers",
+        )
     behind = {value}
     nodes = []
     for node in model.graph:
@@ -85,6 +90,13 @@ def tail_of(model: Model, cut: str) -> Tail:
     context = dict.fromkeys(
         v for n in wanted for v in n.inputs if v is not None and v not in behind and v.const_value is None
     )
+    for v in context:
+        if any(d < 0 for d in dims(v)) and not is_by_sample(v):
+            raise Unsupported(
+                f"cannot cut at '{cut}': what follows also reads '{v.name}' {v.shape}, where the rows of a sample do "
+                "not lie side by side along one axis",
+                way_out="Use --criterion magnitude, or leave its layers out with --layers",
+            )
     return Tail(value, tuple(wanted), tuple(context), objective)
 
 
@@ -96,7 +108,7 @@ def tail_model(model: Model, tail: Tail) -> ir.Model:
     writer.copy(tail.nodes, values, "tail/")
     return writer.finish(
         [
-            (writer.tape.op("Identity", values[v]), f"{PREFIX}answer{i}", [BATCH, *dims(v)[1:]])
+            (writer.tape.op("Identity", values[v]), f"{PREFIX}answer{i}", v.shape or ())
             for i, v in enumerate(tail.objective.values)
         ]
     )
@@ -127,7 +139,7 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     writer.copy(straight, once, "once/")
     origin: dict[ir.Value, ir.Value] = {}
     if any(rays[v] is Ray.AFFINE for v in fronts):  # v(0) is the same for every sample unless context flows in
-        zero = g.op("Mul", h, g.f32(0)) if context else g.f32(np.zeros((1, *dims(tail.cut)[1:])))
+        zero = g.op("Mul", h, g.f32(0)) if context else g.f32(np.zeros([abs(d) for d in dims(tail.cut)]))
         zero.shape, zero.dtype = renamed(tail.cut.shape, "Z"), ir.DataType.FLOAT
         origin = {tail.cut: zero} | context
         writer.copy(ancestors(straight, [v for v in fronts if rays[v] is Ray.AFFINE]), origin, "zero/", "Z")
@@ -143,7 +155,7 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     summed = {v: over_nodes(g, at_front[v], weight, once[v]) for v in fronts if v in at_front}
     gradient = backward(g, straight, once, summed, [tail.cut])[tail.cut]
     out = g.op("Mul", gradient, h)
-    graph = writer.finish([(out, OUTPUT, [seeds, BATCH, *dims(tail.cut)[1:]])])
+    graph = writer.finish([(out, OUTPUT, [seeds, *(tail.cut.shape or ())])])
     per_row = sum(row_bytes(v) for n in curved for v in n.outputs)
     widest = max(row_bytes(v) for v in (*tail.objective.values, *(o for n in curved for o in n.outputs)))
     return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * seeds * widest)
@@ -223,10 +235,10 @@ class Writer:
             self.parameters[value] = parameter(str(value.name), value.const_value)
         return self.parameters[value]
 
-    def finish(self, outputs: Sequence[tuple[ir.Value, str, Sequence[int | str]]]) -> ir.Model:
+    def finish(self, outputs: Sequence[tuple[ir.Value, str, Iterable[Any]]]) -> ir.Model:
         """The model; nodes that no output needs are left out."""
         for value, name, shape in outputs:
-            value.name, value.shape, value.dtype = name, ir.Shape(shape), ir.DataType.FLOAT
+            value.name, value.shape, value.dtype = name, ir.Shape(list(shape)), ir.DataType.FLOAT
         nodes = ancestors(self.tape.nodes, [v for v, _, _ in outputs])
         used = {v for n in nodes for v in n.inputs}
         held = [v for v in (*self.parameters.values(), *self.tape.constants) if v in used]
@@ -251,35 +263,65 @@ def renamed(shape: ir.Shape | None, batch: str) -> ir.Shape | None:
 
 # ---- the integral --------------------------------------------------------------------------------------------------
 def interpolated(g: Tape, at_h: ir.Value, at_zero: ir.Value | None, alpha: ir.Value) -> ir.Value:
-    """v(0) + α (v(h) − v(0)) for every node: [N, *s] -> [A·N, *s]."""
-    axes = g.i64(list(range(1, len(dims(at_h)) + 1)))
-    steps = g.op("Unsqueeze", alpha, axes)
+    """v(0) + α (v(h) − v(0)) for every node: [.., k·N, ..] -> [.., A·k·N, ..]."""
+    h = each_sample(g, at_h, at_h)
+    steps = g.op("Unsqueeze", alpha, g.i64(list(range(1, len(dims(at_h)) + 1 + (per_sample(at_h) > 1)))))
     if at_zero is None:
-        ray = g.op("Mul", steps, g.op("Unsqueeze", at_h, g.i64([0])))
+        ray = g.op("Mul", steps, g.op("Unsqueeze", h, g.i64([0])))
     else:
-        ray = g.op("Add", at_zero, g.op("Mul", steps, g.op("Unsqueeze", g.op("Sub", at_h, at_zero), g.i64([0]))))
+        zero = each_sample(g, at_zero, at_h)
+        ray = g.op("Add", zero, g.op("Mul", steps, g.op("Unsqueeze", g.op("Sub", h, zero), g.i64([0]))))
     return as_rows(g, ray, at_h)
 
 
+def each_sample(g: Tape, value: ir.Value, like: ir.Value) -> ir.Value:
+    """[.., k·N, ..] -> [N, k, ..], or [N, ..] for k = 1: one sample's rows spread over those of others."""
+    k, axis = per_sample(like), batch_axis(like)
+    first = batch_first(g, value, like)
+    others = [d for a, d in enumerate(dims(like)) if a != axis]
+    return first if k == 1 else g.op("Reshape", first, g.i64([-1, k, *others]))
+
+
 def tiled(g: Tape, value: ir.Value, alpha: ir.Value) -> ir.Value:
-    """A context value once for every node: [N, *s] -> [A·N, *s]."""
-    target = g.op("Concat", g.op("Shape", alpha), g.op("Shape", value), axis=0)
-    return as_rows(g, g.op("Expand", g.op("Unsqueeze", value, g.i64([0])), target), value)
+    """A context value once for every node: [.., k·N, ..] -> [.., A·k·N, ..]; one without a batch as it is."""
+    if batch_axis(value) is None:
+        return value
+    first = batch_first(g, value, value)
+    target = g.op("Concat", g.op("Shape", alpha), g.op("Shape", first), axis=0)
+    return as_rows(g, g.op("Expand", g.op("Unsqueeze", first, g.i64([0])), target), value)
+
+
+def batch_first(g: Tape, value: ir.Value, like: ir.Value, ahead: int = 0) -> ir.Value:
+    """The batch axis of `like` in front, behind this many axes that the value has ahead of those of `like`."""
+    axis, rank = batch_axis(like) or 0, len(dims(like))
+    order = [axis, *(a for a in range(rank) if a != axis)]
+    return value if not axis else g.op("Transpose", value, perm=[*range(ahead), *(ahead + a for a in order)])
+
+
+def batch_back(g: Tape, value: ir.Value, like: ir.Value, ahead: int = 0) -> ir.Value:
+    """Undoes `batch_first`."""
+    axis, rank = batch_axis(like) or 0, len(dims(like))
+    order = [*range(1, axis + 1), 0, *range(axis + 1, rank)]
+    return value if not axis else g.op("Transpose", value, perm=[*range(ahead), *(ahead + a for a in order)])
 
 
 def as_rows(g: Tape, stacked: ir.Value, like: ir.Value) -> ir.Value:
-    """[A, N, *s] -> [A·N, *s]."""
-    out = g.op("Reshape", stacked, g.i64([-1, *dims(like)[1:]]))
+    """[A, k·N, ..] -> [.., A·k·N, ..]."""
+    axis = batch_axis(like)
+    others = [d for a, d in enumerate(dims(like)) if a != axis]
+    out = batch_back(g, g.op("Reshape", stacked, g.i64([-1, *others])), like)
     out.shape, out.dtype = renamed(like.shape, ROWS), like.dtype or ir.DataType.FLOAT
     return out
 
 
 def over_nodes(g: Tape, cotangent: ir.Value, weight: ir.Value, like: ir.Value) -> ir.Value:
-    """Σ_α w_α of a cotangent [K, A·N, *s] -> [K, N, *s]."""
+    """Σ_α w_α of a cotangent [K, .., A·k·N, ..] -> [K, .., k·N, ..]."""
     split = g.op("Concat", g.i64([g.seeds]), g.op("Shape", weight), g.i64([-1]), axis=0)
-    stacked = g.op("Reshape", cotangent, split)
+    stacked = g.op("Reshape", batch_first(g, cotangent, like, ahead=1), split)
     total = g.op("MatMul", g.op("Unsqueeze", weight, g.i64([0])), stacked)
-    return g.shaped(total, like)
+    axis = batch_axis(like)
+    others = [d for a, d in enumerate(dims(like)) if a != axis]
+    return batch_back(g, g.op("Reshape", total, g.i64([g.seeds, -1, *others])), like, ahead=1)
 
 
 def backward(

@@ -7,6 +7,7 @@ answer it brings. That needs no labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from toolchain.compress.rows import along_batch, is_by_sample, per_sample
 from toolchain.errors import Unsupported
 from toolchain.model import BATCH, Model
 from toolchain.ops.table import dims
@@ -27,17 +29,17 @@ LABELS = PREFIX + "labels"
 def objective_of(model: Model) -> Objective:
     """Classes for one output [N, classes], else the deviation of every float output.
 
-    Raises Unsupported where no output has float values with the batch in front.
+    Raises Unsupported where no output has float values, or none sample by sample.
     """
     outputs = model.graph.outputs
     if len(outputs) == 1 and len(shape := dims_or_none(outputs[0])) == 2 and shape[0] == -1 and shape[1] > 1:
         return Classes(logits_of(outputs[0]))
-    found = [v for v in outputs if dims_or_none(v)[:1] == (-1,) and v.dtype is not None and v.dtype.is_floating_point()]
-    found = [v for v in found if all(d > 0 for d in dims(v)[1:]) and v.producer() is not None]
+    found = [v for v in outputs if v.dtype is not None and v.dtype.is_floating_point() and v.producer() is not None]
+    found = [v for v in found if is_by_sample(v)]
     if not found:
         shapes = ", ".join(f"'{v.name}' {v.shape}" for v in outputs)
         raise Unsupported(
-            f"no output has float values with the batch in front, as ranking by gradients needs: {shapes}",
+            f"no output has float values sample by sample, as ranking by gradients needs: {shapes}",
             way_out="Use --criterion magnitude",
         )
     return Deviation(tuple(dict.fromkeys(found)))
@@ -172,10 +174,11 @@ class Deviation:
         per_class: bool,
     ) -> F64:
         """It is 0 at h."""
-        total = np.zeros(len(at_h[0]))
-        for y, zero in zip(at_h, at_zero, strict=True):
-            difference = np.subtract(zero, y, dtype=np.float64).reshape(len(y), -1)
-            total -= 0.5 * (difference**2).mean(axis=1)
+        total: F64 = np.zeros(1)
+        for v, y, zero in zip(self.values, at_h, at_zero, strict=True):
+            axis, k = along_batch(v), per_sample(v)
+            difference = np.moveaxis(np.subtract(zero, y, dtype=np.float64), axis, 0)
+            total = total - 0.5 * (difference**2).reshape(len(difference) // k, -1).mean(axis=1)
         return total[None]
 
 
@@ -186,7 +189,7 @@ def reference(value: ir.Value) -> str:
 
 def elements(value: ir.Value) -> int:
     """Of one sample."""
-    return int(np.prod(dims(value)[1:], dtype=np.int64))
+    return abs(math.prod(dims(value)))
 
 
 Objective = Classes | Deviation
