@@ -512,3 +512,28 @@ case("Einsum", "parameter on the left", w(3, 4), TOKENS, equation="st,ntc->nsc")
 case("Einsum", "right side without a batch", TOKENS, (5, 3), equation="ntc,co->nto")
 case("Einsum", "diagonal", ("N", 4, 4), equation="nii->ni", refused=True)
 case("Einsum", "sum over the batch", ROW, equation="ni->i", refused=True)
+
+# ---- recurrent -----------------------------------------------------------------------------------------------------
+STEPS: Shape = (3, "N", 5)
+for name, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+    one, two = (w(1, gates * 6, 5), w(1, gates * 6, 6)), (w(2, gates * 6, 5), w(2, gates * 6, 6))
+    case(name, "no bias", STEPS, *one, hidden_size=6)
+    case(name, "bias", STEPS, *one, w(1, 2 * gates * 6), hidden_size=6)
+    case(name, "backwards", STEPS, *one, w(1, 2 * gates * 6), hidden_size=6, direction="reverse")
+    case(name, "both ways", STEPS, *two, w(2, 2 * gates * 6), hidden_size=6, direction="bidirectional", outputs=2)
+    case(name, "first state", STEPS, *one, None, None, (1, "N", 6), hidden_size=6, outputs=2)
+    case(name, "lengths", STEPS, *one, None, np.array([2, 3], np.int32), hidden_size=6)
+    case(name, "clip", STEPS, *one, hidden_size=6, clip=0.2)
+case("GRU", "reset after", STEPS, w(1, 18, 5), w(1, 18, 6), w(1, 36), hidden_size=6, linear_before_reset=1)
+case("RNN", "relu", STEPS, w(1, 6, 5), w(1, 6, 6), hidden_size=6, activations=["Relu"])
+case("LSTM", "peepholes", STEPS, w(1, 24, 5), w(1, 24, 6), None, None, None, None, w(1, 18), hidden_size=6, outputs=3)
+case("LSTM", "both states", STEPS, w(1, 24, 5), w(1, 24, 6), None, None, (1, "N", 6), (1, "N", 6), hidden_size=6)
+case(
+    "LSTM",
+    "other activations",
+    STEPS,
+    w(1, 24, 5),
+    w(1, 24, 6),
+    hidden_size=6,
+    activations=["HardSigmoid", "Relu", "Tanh"],
+)

@@ -183,14 +183,14 @@ def activations(graph: ir.Graph, labels: Labels) -> tuple[list[Axis], Ids]:
     return axes, first
 
 
-def contractions(graph: ir.Graph) -> list[Axis]:
-    """Activations that some node sums away along an axis: where a unit's contribution can be read, and masked."""
+def contractions(graph: ir.Graph, of_parameters: bool = False) -> list[Axis]:
+    """Activations (or parameters) that some node sums away along an axis: where a unit can be read, and masked."""
     found: dict[Axis, None] = {}
     for node in graph:
         entry = find(node)
         for i, axis in entry.contracts(node) if entry and entry.contracts else ():
             value = node.inputs[i]
-            if value is not None and value.const_value is None and value.shape is not None:
+            if value is not None and (value.const_value is not None) is of_parameters and value.shape is not None:
                 found[value, axis % len(value.shape)] = None
     return list(found)
 

@@ -134,13 +134,18 @@ def mask(model: Model, channels: Channels, removed: Ids) -> Model:
     gone = channels.flags(channels.closure(removed))
     clone = model.ir.clone()
     by_name = {str(v.name): v for n in clone.graph for v in (*n.inputs, *n.outputs) if v is not None}
-    for value, axis in contractions(model.graph):
+    for value, axis in (*contractions(model.graph), *contractions(model.graph, of_parameters=True)):
         if (value, axis) not in channels.labels.axes:
             continue
         keep = ~gone[channels.labels.of(value, axis)]
         if keep.all() or not keep.size:
             continue
-        multiply(clone.graph, by_name[str(value.name)], axis, keep)
+        masked = by_name[str(value.name)]
+        if masked.const_value is None:
+            multiply(clone.graph, masked, axis, keep)
+        else:  # the weights of a recurrence meet a state that no mask can reach
+            rows = np.expand_dims(keep, [a for a in range(len(masked.const_value.shape)) if a != axis])
+            masked.const_value = ir.tensor(masked.const_value.numpy() * rows, name=masked.name)
     return model.with_ir(clone)
 
 
