@@ -146,9 +146,9 @@ def split_resize(n: ir.Node, keep: Keep) -> None:
 
 def split_adds(n: ir.Node, shape: Shape) -> int:
     """Bytes of sizes that have to be said now."""
-    axis, _ = parts(n)
-    is_equal = len({shape(y)[axis] for y in n.outputs}) == 1
-    if is_equal or argument(n, 1) is not None:
+    axis, before = parts(n)
+    after = [shape(y)[axis] for y in n.outputs]
+    if after == before or len(set(after)) == 1 or argument(n, 1) is not None:
         return 0
     return held_bytes(f"{n.outputs[0].name}.sizes", len(n.outputs)) - (20 if "num_outputs" in n.attributes else 0)
 
