@@ -162,8 +162,7 @@ def collect(graph: ir.Graph, labels: Labels) -> Channels:
     for k in mine[at].tolist():
         value, a = keys[axis[k]]
         slots_of.setdefault(int(owner[unit[k]]), []).append(Slot(str(value.name), a, int(rows[k])))
-    contracted = contractions(graph) + [key for key, _, _ in labels.nests]
-    cuts_of = carrying(contracted, labels, owner)
+    cuts_of = carrying(contractions(graph) + [key for key, _, _ in labels.nests], labels, owner)
     nested = np.zeros(len(labels.root), bool)
     for _, _, inner in labels.nests:
         nested[inner] = True
@@ -201,18 +200,25 @@ def contractions(graph: ir.Graph, of_parameters: bool = False) -> list[Axis]:
     """Activations (or parameters) that some node sums away along an axis: where a unit can be read, and masked."""
     found: dict[Axis, None] = {}
     for node in graph:
-        entry = find(node)
-        for i, axis in entry.contracts(node) if entry and entry.contracts else ():
-            value = node.inputs[i]
-            if value is not None and (value.const_value is not None) is of_parameters and value.shape is not None:
-                found[value, axis % len(value.shape)] = None
+        for _, key in contracted(node):
+            if (key[0].const_value is not None) is of_parameters:
+                found[key] = None
     return list(found)
 
 
-def carrying(contracted: list[Axis], labels: Labels, owner: Ids) -> dict[int, list[tuple[str, int]]]:
+def contracted(node: ir.Node) -> Iterator[tuple[int, Axis]]:
+    """(input, (value, axis)) of all that a node sums away."""
+    entry = find(node)
+    for i, axis in entry.contracts(node) if entry is not None and entry.contracts is not None else ():
+        value = node.inputs[i]
+        if value is not None and value.shape is not None:
+            yield i, (value, axis % len(value.shape))
+
+
+def carrying(read: list[Axis], labels: Labels, owner: Ids) -> dict[int, list[tuple[str, int]]]:
     """The contracted or flattened activations that carry units of each group."""
     mine: dict[int, list[tuple[str, int]]] = {}
-    for value, axis in contracted:
+    for value, axis in read:
         for i in np.unique(owner[labels.of(value, axis)]).tolist() if (value, axis) in labels.axes else ():
             mine.setdefault(i, []).append((str(value.name), axis))
     return mine

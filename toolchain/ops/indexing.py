@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.model import parameter
-from toolchain.ops.mend import fresh, held_bytes, places, rewrite
+from toolchain.ops.mend import fresh, held_bytes, names, places, rewrite
 from toolchain.ops.table import Keep, Shape, argument, attribute, constant, dims, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
@@ -255,12 +255,13 @@ def expand_resize(n: ir.Node, keep: Keep) -> None:
         return rewrite(n, 1, sizes)
     rank, graph = dims(target)[0], n.graph
     assert isinstance(graph, ir.Graph)
-    mended = ir.node("Where", [target, target, target], name=fresh(graph, f"{n.name}.sizes"))
-    mended.outputs[0].name, mended.outputs[0].type = fresh(graph, f"{n.outputs[0].name}.sizes"), target.type
+    taken = names(graph)
+    mended = ir.node("Where", [target, target, target], name=fresh(taken, f"{n.name}.mended"))
+    mended.outputs[0].name, mended.outputs[0].type = fresh(taken, f"{n.outputs[0].name}.sizes"), target.type
     mended.outputs[0].shape = target.shape
     graph.insert_before(n, mended)
     for i, array in ((0, spread[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
-        held = parameter(fresh(graph, f"{n.outputs[0].name}.sizes.{i}"), array)
+        held = parameter(fresh(taken, f"{n.outputs[0].name}.sizes.{i}"), array)
         graph.initializers[str(held.name)] = held
         mended.replace_input_with(i, held)
     n.replace_input_with(1, mended.outputs[0])
@@ -271,7 +272,7 @@ def expand_adds(n: ir.Node, shape: Shape) -> int:
     if constant(n.inputs[1]) is not None or shape(n.outputs[0]) == dims(n.outputs[0]):
         return 0
     rank, stem = len(dims(n.outputs[0])), f"{n.outputs[0].name}.sizes.."
-    return 2 * held_bytes(stem, rank) + held_bytes(f"{n.name}{n.inputs[1]}", rank) + 4 * len(stem) + 40
+    return 2 * held_bytes(stem, rank) + held_bytes(f"{n.name}.mended", rank) + 4 * len(stem) + 40
 
 
 op(
