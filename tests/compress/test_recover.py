@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compress.networks import FOLDED, NETWORKS, Net, network, samples
+from compress.networks import NETWORKS, Net, network, samples
 
 from toolchain.compress.groups import analyse
 from toolchain.compress.recover import recover
@@ -103,7 +103,7 @@ def test_the_mean_of_what_went_is_moved_into_the_bias(kind: str, attributes: dic
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "sequence_first"])  # its rows are no samples
 def test_no_layer_gets_worse_and_what_lost_nothing_keeps_its_bits(name: str) -> None:
     model = network(name)
     channels = analyse(model)
@@ -112,8 +112,7 @@ def test_no_layer_gets_worse_and_what_lost_nothing_keeps_its_bits(name: str) -> 
     before = pruned.to_bytes()
     recovered, refits = recover(model, pruned, channels, removed, samples(model.inputs, 160, seed=4))
     assert pruned.to_bytes() == before, "a stage has edited its argument"
-    assert refits or name in FOLDED  # where no row is a sample there is nothing to fit
-    assert all(r.after <= r.before for r in refits)
+    assert refits and all(r.after <= r.before for r in refits)
     assert any(r.ridge is not None for r in refits)
     fresh = samples(model.inputs, 300, seed=5)
     assert error(model, recovered, fresh) < error(model, pruned, fresh)
