@@ -518,6 +518,19 @@ def fused_attention() -> Net:
     return net
 
 
+def class_token() -> Net:
+    """A learned token in front of the others, spread over a batch whose size is computed, without any norm."""
+    net = Net(29, x=(2, 4, 4))
+    y = tokens_of(net, "x", 9)
+    shape = net.op("Gather", net.op("Shape", y), np.array([0], np.int64))
+    target = net.op("Concat", shape, np.array([1, 9], np.int64), axis=0)
+    y = net.op("Concat", net.op("Expand", net.bias("cls", 1, 1, 9), target), y, axis=1)
+    y = net.op("Relu", linear(net, net.op("Tanh", y), 7, "up"))
+    y = net.op("Where", net.generator.random((5, 1)) > 0.3, y, net.op("Tile", net.bias("rest", 1, 7), np.array([5, 1])))
+    net.head(net.op("ReduceMean", y, np.array([1], np.int64), keepdims=0))
+    return net
+
+
 def grouped_query() -> Net:
     """Four query heads share two keys and values; rotated by Slice, Neg and Concat; a gated MLP."""
     net = Net(25, x=(5, 6))
@@ -647,14 +660,14 @@ def recurrent() -> Net:
 NETWORKS: dict[str, Callable[[], Net]] = {
     f.__name__: f
     for f in (
-        mlp, alexnet, residual, separable, dense_block, grouped, excitation, signal, channels_last, literal_batch,
-        decoder, activations, two_inputs, attention, two_heads, shuffle,
-        two_ways, gated_halves, pixel_shuffle, u_net, pyramid, volume, siamese, fused_attention, grouped_query, windows,
+        mlp, alexnet, residual, separable, dense_block, grouped, excitation, signal, channels_last,
+        literal_batch, decoder, activations, two_inputs, attention, two_heads, shuffle, two_ways, gated_halves,
+        pixel_shuffle, u_net, pyramid, volume, siamese, class_token, fused_attention, grouped_query, windows,
         mixer, sequence_first, normalised, recurrent,
     )
 }  # fmt: skip
-IMAGES = {"decoder", "pixel_shuffle", "u_net", "pyramid"}  # what they answer is no row of logits
-CLASSIFIERS = [name for name in NETWORKS if name not in IMAGES | {"recurrent"}]  # a recurrence has no gradient rule
+OTHERS = {"decoder", "pixel_shuffle", "u_net", "pyramid", "recurrent"}  # images; a recurrence has no gradient rule
+CLASSIFIERS = [name for name in NETWORKS if name not in OTHERS]
 
 
 @cache

@@ -103,7 +103,7 @@ def test_the_mean_of_what_went_is_moved_into_the_bias(kind: str, attributes: dic
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "sequence_first"])  # its rows are no samples
 def test_no_layer_gets_worse_and_what_lost_nothing_keeps_its_bits(name: str) -> None:
     model = network(name)
     channels = analyse(model)

@@ -274,6 +274,18 @@ def test_a_channel_takes_its_places_along_and_no_others() -> None:
     assert np.array_equal(weight, model.graph.initializers["dense7.weight"].const_value.numpy()[:, stays])
 
 
+def test_places_can_be_picked_twice() -> None:
+    """A flatten that was picked from already is picked from again: no name of the first time is overwritten."""
+    once, feed = network("alexnet"), samples(network("alexnet").inputs, SAMPLES)
+    for _ in range(3):
+        channels = analyse(once)
+        places = channels.group("flatten6").units
+        twice = prune(once, channels, places[[1, 4]])
+        equal(answers(twice, feed), answers(mask(once, channels, places[[1, 4]]), feed))
+        once = loaded(twice.to_bytes())
+    assert len(analyse(once).group("flatten6")) == len(analyse(network("alexnet")).group("flatten6")) - 6
+
+
 def test_freezing_travels_back_through_two_flattens() -> None:
     """A flatten of a flatten: what protects the inner places protects the channels that own them."""
     net = Net(3, x=(2, 4, 4))

@@ -16,6 +16,8 @@ from toolchain.ops.table import Shape, dims, find
 
 GATHER_BYTES = 160  # the node that picks places behind a flatten, without its names
 
+Part = tuple[int, NDArray[np.int64], NDArray[np.int64]]
+
 COUNTERS = ("params", "macs", "flash", "ram")
 
 
@@ -41,14 +43,14 @@ class Flatten:
 class Costing:
     """Costs as a function of how many units of each group go.
 
-    parts      value -> (axis, positions that a unit of each group has there, [g])
+    parts      value -> (axis, groups that lie there, positions that a unit of each of these has)
     flattens   in graph order: a channel takes its places along
     structure  bytes of the file around its tensors
     """
 
     model: Model
     groups: tuple[Group, ...]
-    parts: dict[ir.Value, list[tuple[int, NDArray[np.int64]]]]
+    parts: dict[ir.Value, list[Part]]
     flattens: tuple[Flatten, ...]
     structure: int
 
@@ -68,8 +70,8 @@ class Costing:
 
         def of(value: ir.Value) -> tuple[int, ...]:
             size = list(dims(value))
-            for axis, positions in self.parts.get(value, ()):
-                size[axis] -= int(positions @ removed)
+            for axis, there, positions in self.parts.get(value, ()):
+                size[axis] -= int(positions @ removed[there])
             return tuple(size)
 
         return of
@@ -112,13 +114,13 @@ def costing(model: Model, channels: Channels) -> Costing:
     owner = np.full(len(labels.root), -1)
     for i, g in enumerate(channels.groups):
         owner[g.units] = i
-    parts: dict[ir.Value, list[tuple[int, NDArray[np.int64]]]] = {}
+    parts: dict[ir.Value, list[Part]] = {}
+    size = np.array([len(g) for g in channels.groups], np.int64)
     for value, axis in labels.axes:
         which = owner[labels.of(value, axis)]
-        counts = np.bincount(which[which >= 0], minlength=len(channels.groups))
-        if counts.any():
-            each = np.array([c // len(g) for c, g in zip(counts, channels.groups, strict=True)])
-            parts.setdefault(value, []).append((axis, each))
+        there, counts = np.unique(which[which >= 0], return_counts=True)
+        if len(there):
+            parts.setdefault(value, []).append((axis, there, counts // size[there]))
     return Costing(model, channels.groups, parts, flattens(channels, owner), profile.structure_bytes(model))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -153,41 +152,55 @@ def freeze_untouched(units: Units, value: ir.Value | None, reason: str) -> None:
 
 
 def collect(graph: ir.Graph, labels: Labels) -> Channels:
-    """Group the removable units by the slots that they own."""
-    owned = [key for key in labels.axes if key[0].const_value is not None]
+    """Group the removable units that own slots: those of a group lie on the same axes, so that every axis is made of
+    whole groups, and none is emptied while each keeps a unit.
+    """
+    keys, axis, unit, rows = occurrences(labels)
+    is_slot = np.array([value.const_value is not None for value, _ in keys], bool)
+    # equal sets of axes make equal sums; 64 random bits for each axis keep others apart
+    seeds = np.random.default_rng(0).integers(1 << 63, size=len(keys), dtype=np.uint64)
     signature = np.zeros(len(labels.root), np.uint64)
-    slots: dict[tuple[str, int], tuple[Ids, Ids]] = {}
-    for value, axis in owned:
-        found, rows = np.unique(labels.of(value, axis), return_counts=True)
-        free = ~labels.is_frozen(found)
-        if free.any():
-            slots[str(value.name), axis] = found[free], rows[free]
-            # equal sets of slots make equal sums; 64 random bits for each slot keep others apart
-            seed = np.frombuffer(hashlib.blake2b(b"%d" % len(slots), digest_size=8).digest(), np.uint64)
-            with np.errstate(over="ignore"):
-                signature[found[free]] += seed * rows[free].astype(np.uint64)
+    with np.errstate(over="ignore"):
+        np.add.at(signature, unit, seeds[axis] * rows.astype(np.uint64))
     carriers, first_carrier = activations(graph, labels)
     by_signature: dict[int, list[int]] = {}
-    for unit in np.flatnonzero(signature).tolist():
-        by_signature.setdefault(int(signature[unit]), []).append(unit)
+    for u in np.unique(unit[is_slot[axis]]).tolist():
+        by_signature.setdefault(int(signature[u]), []).append(u)
     owner = np.full(len(labels.root), -1)
     for i, members in enumerate(by_signature.values()):
         owner[members] = i
     values = {
         str(v.name): v for v in (*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs))
     }
-    contracted = contractions(graph) + [axis for axis, _, _ in labels.nests]
-    slots_of, cuts_of = owned_slots(slots, owner), carrying(contracted, labels, owner)
-    nested = {int(i) for _, _, inner in labels.nests for i in inner.ravel()}
+    slots_of: dict[int, list[Slot]] = {}
+    mine = np.flatnonzero(is_slot[axis])
+    _, at = np.unique(axis[mine] * len(by_signature) + owner[unit[mine]], return_index=True)
+    for k in mine[at].tolist():
+        value, a = keys[axis[k]]
+        slots_of.setdefault(int(owner[unit[k]]), []).append(Slot(str(value.name), a, int(rows[k])))
+    cuts_of = carrying(contractions(graph) + [key for key, _, _ in labels.nests], labels, owner)
+    nested = np.zeros(len(labels.root), bool)
+    for _, _, inner in labels.nests:
+        nested[inner] = True
     groups: list[Group] = []
     for i, members in enumerate(by_signature.values()):
-        first, axis = carriers[first_carrier[members[0]]]
-        position = {u: p for p, u in reversed(list(enumerate(labels.of(first, axis).tolist())))}
+        first, a = carriers[first_carrier[members[0]]]
+        position = {u: p for p, u in reversed(list(enumerate(labels.of(first, a).tolist())))}
         units = np.array(sorted(members, key=lambda u: position.get(u, len(position))))
-        is_position = any(int(i) in nested for i in labels.axes[first, axis].tolist())
+        is_position = nested[labels.axes[first, a]].any()
         kind = "position" if is_position else "conv" if len(first.shape or ()) > 2 else "dense"
         groups.append(Group(layer_name(first), units, tuple(slots_of[i]), kind, tuple(cuts_of.get(i, ()))))
     return Channels(labels, unique_names(groups), values)
+
+
+def occurrences(labels: Labels) -> tuple[list[Axis], Ids, Ids, Ids]:
+    """All axes; and for each axis and removable unit on it: the axis's number, the unit, and how often it is there."""
+    keys = list(labels.axes)
+    root = labels.root[np.concatenate([np.zeros(0, np.int64), *labels.axes.values()])]
+    axis = np.repeat(np.arange(len(keys)), [len(ids) for ids in labels.axes.values()])
+    free = ~labels.is_frozen(root)
+    pairs, rows = np.unique(axis[free] * len(labels.root) + root[free], return_counts=True)
+    return keys, pairs // max(len(labels.root), 1), pairs % max(len(labels.root), 1), rows
 
 
 def activations(graph: ir.Graph, labels: Labels) -> tuple[list[Axis], Ids]:
@@ -203,27 +216,25 @@ def contractions(graph: ir.Graph, of_parameters: bool = False) -> list[Axis]:
     """Activations (or parameters) that some node sums away along an axis: where a unit can be read, and masked."""
     found: dict[Axis, None] = {}
     for node in graph:
-        entry = find(node)
-        for i, axis in entry.contracts(node) if entry and entry.contracts else ():
-            value = node.inputs[i]
-            if value is not None and (value.const_value is not None) is of_parameters and value.shape is not None:
-                found[value, axis % len(value.shape)] = None
+        for _, key in contracted(node):
+            if (key[0].const_value is not None) is of_parameters:
+                found[key] = None
     return list(found)
 
 
-def owned_slots(slots: dict[tuple[str, int], tuple[Ids, Ids]], owner: Ids) -> dict[int, list[Slot]]:
-    """The slots of each group, given (units, rows of each) of every slot and the group of every unit."""
-    mine: dict[int, list[Slot]] = {}
-    for (name, axis), (found, rows) in slots.items():
-        for i, at in zip(*(a.tolist() for a in np.unique(owner[found], return_index=True)), strict=True):
-            mine.setdefault(i, []).append(Slot(name, axis, int(rows[at])))
-    return mine
+def contracted(node: ir.Node) -> Iterator[tuple[int, Axis]]:
+    """(input, (value, axis)) of all that a node sums away."""
+    entry = find(node)
+    for i, axis in entry.contracts(node) if entry is not None and entry.contracts is not None else ():
+        value = node.inputs[i]
+        if value is not None and value.shape is not None:
+            yield i, (value, axis % len(value.shape))
 
 
-def carrying(contracted: list[Axis], labels: Labels, owner: Ids) -> dict[int, list[tuple[str, int]]]:
+def carrying(read: list[Axis], labels: Labels, owner: Ids) -> dict[int, list[tuple[str, int]]]:
     """The contracted or flattened activations that carry units of each group."""
     mine: dict[int, list[tuple[str, int]]] = {}
-    for value, axis in contracted:
+    for value, axis in read:
         for i in np.unique(owner[labels.of(value, axis)]).tolist() if (value, axis) in labels.axes else ():
             mine.setdefault(i, []).append((str(value.name), axis))
     return mine

@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.compress.groups import Channels, contractions
+from toolchain.compress.groups import Channels, contracted, contractions
 from toolchain.errors import OutOfReach
 from toolchain.model import Model, parameter
+from toolchain.ops.mend import fresh, names
 from toolchain.ops.table import find, operand
 from toolchain.ops.tape import PREFIX
 from toolchain.ops.units import Axis, Ids
@@ -44,9 +45,10 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
             entry.resize(node, lambda v, a, now=now: rows_kept(o := original[str(v.name)], a, now.get(o, keep)))
     for value in clone.graph.initializers.values():
         resize_parameter(value, original.get(str(value.name)), keep)
+    taken = names(clone.graph)
     for node in nodes:
         for value in node.outputs:
-            insert_gather(clone.graph, value, original[str(value.name)], keep, yields)
+            insert_gather(clone.graph, value, original[str(value.name)], keep, yields, taken)
             resize_activation(value, original[str(value.name)], yields)
     return model.with_ir(clone)
 
@@ -107,19 +109,22 @@ def insert_gather(
     original: ir.Value,
     keep: dict[Axis, NDArray[np.bool_]],
     yields: dict[Axis, NDArray[np.bool_]],
+    taken: set[str],
 ) -> None:
     """Behind a flatten, pick the places that stay out of those that it yields."""
     for axis in range(len(original.shape or ())):
         wanted, there = keep.get((original, axis)), yields.get((original, axis))
         if wanted is None or there is None or np.array_equal(wanted, there):
             continue
-        name = f"{PREFIX}{value.name}/kept"
+        name = fresh(taken, f"{PREFIX}{value.name}/kept")
         places = np.flatnonzero(wanted[there])
         index = parameter(name, places)
         graph.initializers[name] = index
-        gather = ir.node("Gather", [value, index], attributes={"axis": axis}, name=f"{PREFIX}{value.name}/gather")
+        gather = ir.node(
+            "Gather", [value, index], attributes={"axis": axis}, name=fresh(taken, f"{PREFIX}{value.name}/gather")
+        )
         picked = gather.outputs[0]
-        picked.name, picked.type = f"{PREFIX}{value.name}/picked", value.type
+        picked.name, picked.type = fresh(taken, f"{PREFIX}{value.name}/picked"), value.type
         sizes = list(original.shape or ())
         sizes[axis] = len(places)
         picked.shape = ir.Shape(sizes)
@@ -135,33 +140,39 @@ def mask(model: Model, channels: Channels, removed: Ids, norms: bool = True) -> 
 
     norms  a norm over units takes its statistics over those that stay, as in the pruned model; False: over all of them
     """
-    gone = channels.flags(channels.closure(removed))
+    labels, gone = channels.labels, channels.flags(channels.closure(removed))
     clone = model.ir.clone()
-    if channels.approximate and norms:
-        for old, node in zip(model.graph, list(clone.graph), strict=True):
-            entry = find(old)
-            axis = entry.norm(old) if entry is not None and entry.norm is not None else None
-            if axis is not None and gone[of := channels.labels.of(operand(old, 0), axis)].any():
-                narrow(clone.graph, node, axis, ~gone[of])
-    by_name = {str(v.name): v for n in clone.graph for v in (*n.inputs, *n.outputs) if v is not None}
-    for value, axis in (*contractions(model.graph), *contractions(model.graph, of_parameters=True)):
-        if (value, axis) not in channels.labels.axes:
-            continue
-        keep = ~gone[channels.labels.of(value, axis)]
-        if keep.all() or not keep.size:
-            continue
-        masked = by_name[str(value.name)]
-        if masked.const_value is None:
-            multiply(clone.graph, masked, axis, keep)
-        else:  # the weights of a recurrence meet a state that no mask can reach
-            rows = np.expand_dims(keep, [a for a in range(len(masked.const_value.shape)) if a != axis])
-            masked.const_value = ir.tensor(masked.const_value.numpy() * rows, name=masked.name)
+    taken = names(clone.graph)
+    products: dict[tuple[ir.Value, int], ir.Value] = {}
+    pairs = list(zip(model.graph, clone.graph, strict=True))
+    for old, new in pairs if channels.approximate and norms else ():
+        entry = find(old)
+        axis = entry.norm(old) if entry is not None and entry.norm is not None else None
+        if axis is not None and gone[of := labels.of(operand(old, 0), axis)].any():
+            narrow(clone.graph, new, axis, ~gone[of], taken)
+    for old, new in pairs:
+        for i, (value, axis) in contracted(old):
+            if value.const_value is not None or (value, axis) not in labels.axes:
+                continue
+            keep, read = ~gone[labels.of(value, axis)], new.inputs[i]
+            if keep.all() or not keep.size or read is None:
+                continue
+            if (read, axis) not in products:
+                products[read, axis] = multiplied(clone.graph, new, read, axis, keep, taken)
+            new.replace_input_with(i, products[read, axis])
+    for value, axis in contractions(model.graph, of_parameters=True):
+        held = clone.graph.initializers[str(value.name)]
+        keep = ~gone[labels.of(value, axis)] if (value, axis) in labels.axes else np.ones(0, bool)
+        if held.const_value is not None and not keep.all():  # a recurrence's weights meet a state that no mask reaches
+            rows = np.expand_dims(keep, [a for a in range(len(held.const_value.shape)) if a != axis])
+            held.const_value = ir.tensor(held.const_value.numpy() * rows, name=held.name)
     return model.with_ir(clone)
 
 
-def narrow(graph: ir.Graph, node: ir.Node, axis: int, keep: NDArray[np.bool_]) -> None:
+def narrow(graph: ir.Graph, node: ir.Node, axis: int, keep: NDArray[np.bool_], taken: set[str]) -> None:
     """Let a norm see only what is kept; where something went, its output is any number, masked where it is read."""
-    stem, y = f"{PREFIX}{node.outputs[0].name}", node.outputs[0]
+    y = node.outputs[0]
+    stem = fresh(taken, f"{PREFIX}{y.name}/narrow")
     kept = parameter(f"{stem}/kept", np.flatnonzero(keep))
     spread = parameter(f"{stem}/spread", np.maximum(np.cumsum(keep) - 1, 0))
     for index in (kept, spread):
@@ -175,35 +186,23 @@ def narrow(graph: ir.Graph, node: ir.Node, axis: int, keep: NDArray[np.bool_]) -
     wide = ir.node("Gather", [y, spread], {"axis": axis}, name=f"{stem}/wide")
     whole = wide.outputs[0]
     whole.name, whole.type, whole.shape = y.name, y.type, y.shape
-    y.name, y.shape = f"{stem}/narrow", None
+    y.name, y.shape = stem, None
     ir.convenience.replace_all_uses_with(y, whole)
     graph.insert_after(node, wide)
     wide.replace_input_with(0, y)
 
 
-def multiply(graph: ir.Graph, value: ir.Value, axis: int, keep: NDArray[np.bool_]) -> None:
-    """Multiply an activation by 0 where a row is masked, for the nodes that sum that axis away."""
-    name = f"{PREFIX}{value.name}/mask{axis}"
+def multiplied(
+    graph: ir.Graph, reader: ir.Node, value: ir.Value, axis: int, keep: NDArray[np.bool_], taken: set[str]
+) -> ir.Value:
+    """An activation times 0 where a row is masked, made in front of a node that sums that axis away."""
     shape = [1] * len(value.shape or ())
     shape[axis] = -1
-    zeros_and_ones = keep.astype(np.float32).reshape(shape)
-    factor = parameter(name, zeros_and_ones)
-    graph.initializers[name] = factor
-    readers = [u for u in value.uses() if sums_away(u.node, u.idx, axis, len(shape))]
-    product = ir.node("Mul", [value, factor], name=f"{PREFIX}{value.name}/masked{axis}")
+    factor = parameter(fresh(taken, f"{PREFIX}{value.name}/mask{axis}"), keep.astype(np.float32).reshape(shape))
+    graph.initializers[str(factor.name)] = factor
+    product = ir.node("Mul", [value, factor], name=fresh(taken, f"{PREFIX}{value.name}/product{axis}"))
     masked = product.outputs[0]
-    masked.name, masked.type, masked.shape = f"{PREFIX}{value.name}/masked{axis}", value.type, value.shape
-    for use in readers:
-        use.node.replace_input_with(use.idx, masked)
-    producer = value.producer()
-    if producer is not None:
-        graph.insert_after(producer, product)
-    elif readers:
-        graph.insert_before(readers[0].node, product)
-
-
-def sums_away(node: ir.Node, index: int, axis: int, rank: int) -> bool:
-    """Whether a node sums this axis of its input away."""
-    entry = find(node)
-    pairs = entry.contracts(node) if entry is not None and entry.contracts is not None else ()
-    return any(i == index and a % rank == axis for i, a in pairs)
+    masked.name = fresh(taken, f"{PREFIX}{value.name}/masked{axis}")
+    masked.type, masked.shape = value.type, value.shape
+    graph.insert_before(reader, product)
+    return masked

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.model import parameter
-from toolchain.ops.mend import fresh, held_bytes, places, rewrite
+from toolchain.ops.mend import fresh, held_bytes, names, places, rewrite
 from toolchain.ops.table import Keep, Shape, argument, attribute, constant, dims, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
@@ -147,9 +147,9 @@ def split_resize(n: ir.Node, keep: Keep) -> None:
 
 def split_adds(n: ir.Node, shape: Shape) -> int:
     """Bytes of sizes that have to be said now."""
-    axis, _ = parts(n)
-    is_equal = len({shape(y)[axis] for y in n.outputs}) == 1
-    if is_equal or argument(n, 1) is not None:
+    axis, before = parts(n)
+    after = [shape(y)[axis] for y in n.outputs]
+    if after == before or len(set(after)) == 1 or argument(n, 1) is not None:
         return 0
     return held_bytes(f"{n.outputs[0].name}.sizes", len(n.outputs)) - (20 if "num_outputs" in n.attributes else 0)
 
@@ -261,12 +261,13 @@ def mend_sizes(n: ir.Node, i: int, sizes: list[int], is_computed: NDArray[np.boo
         return rewrite(n, i, sizes)
     rank = dims(target)[0]
     assert isinstance(graph, ir.Graph)
-    mended = ir.node("Where", [target, target, target], name=fresh(graph, f"{n.name}.sizes"))
-    mended.outputs[0].name, mended.outputs[0].type = fresh(graph, f"{y.name}.sizes"), target.type
+    taken = names(graph)
+    mended = ir.node("Where", [target, target, target], name=fresh(taken, f"{n.name}.mended"))
+    mended.outputs[0].name, mended.outputs[0].type = fresh(taken, f"{y.name}.sizes"), target.type
     mended.outputs[0].shape = target.shape
     graph.insert_before(n, mended)
     for j, array in ((0, is_computed[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
-        held = parameter(fresh(graph, f"{y.name}.sizes.{j}"), array)
+        held = parameter(fresh(taken, f"{y.name}.sizes.{j}"), array)
         graph.initializers[str(held.name)] = held
         mended.replace_input_with(j, held)
     n.replace_input_with(i, mended.outputs[0])
@@ -280,7 +281,7 @@ def sizes_add(i: int) -> Callable[[ir.Node, Shape], int]:
             return 0
         rank, stem = len(dims(n.outputs[0])), f"{n.outputs[0].name}.sizes"
         held = 2 * held_bytes(f"{stem}.0", rank) - 7 * rank  # which of them are computed takes a byte each
-        return held + len(f"{n.name}.sizes") + 3 * len(stem) + 32
+        return held + len(f"{n.name}.mended") + 3 * len(stem) + 32
 
     return adds
 

@@ -16,11 +16,17 @@ def places(kept: NDArray[np.bool_]) -> Ints:
     return np.cumsum(kept) - 1
 
 
-def fresh(graph: ir.Graph, stem: str) -> str:
-    """A name that no initializer of the graph bears and no node makes."""
-    taken = {str(v.name) for v in graph.inputs} | {str(v.name) for n in graph for v in n.outputs}
-    while stem in graph.initializers or stem in taken:
+def names(graph: ir.Graph) -> set[str]:
+    """The names that values and nodes of the graph bear: no two nodes may share one either."""
+    made = {name for n in graph for name in (str(n.name), *(str(v.name) for v in n.outputs))}
+    return made | {str(v.name) for v in graph.inputs} | set(graph.initializers)
+
+
+def fresh(taken: set[str], stem: str) -> str:
+    """A name that is not taken, taken from now on."""
+    while stem in taken:
         stem += "'"
+    taken.add(stem)
     return stem
 
 
@@ -35,7 +41,7 @@ def rewrite(node: ir.Node, i: int, numbers: ArrayLike) -> None:
             old.const_value, old.shape = ir.tensor(array, name=old.name), ir.Shape(array.shape)
             return
     stem = f"{node.outputs[0].name}.sizes" if old is None else f"{old.name}.{node.outputs[0].name}"
-    new = parameter(fresh(graph, stem), array)
+    new = parameter(fresh(names(graph), stem), array)
     graph.initializers[str(new.name)] = new
     node.replace_input_with(i, new)
 
