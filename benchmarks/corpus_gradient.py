@@ -1,0 +1,86 @@
+"""Whether the gradient graph of a network is right: against float64 central differences of its tail.
+
+At one node α = 1 of weight 1 the graph yields A = h ∂F/∂h, so that Σ_i A_i r_i = d/da F(h + a h∘r) for any r. F is the
+loss −log p_y; r is once 1 and otherwise standard normal, which leaves no element of the gradient out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.double import in_double
+from toolchain.compress.attribution import targets
+from toolchain.compress.gradient import ALPHA, INPUT, LABELS, WEIGHT, attribution_graph, tail_model
+from toolchain.compress.groups import Channels
+from toolchain.errors import JettisonError
+from toolchain.model import Model, to_bytes
+from toolchain.session import run, session, with_outputs
+
+DIRECTIONS = 4
+STEP = 1e-6
+RIGHT = 1e-3  # relative: float32 gradients through a hundred layers, where a rectifier may round to the other side
+Feed = dict[str, np.ndarray[Any, Any]]
+
+
+def gradients(model: Model, channels: Channels, probes: Sequence[Feed]) -> list[dict[str, Any]]:
+    """A middle cut and a late one: where each lies, and how far its gradient is off."""
+    cuts = list(dict.fromkeys(c for g in channels.groups for c, _ in g.cuts))
+    order = {str(v.name): i for i, n in enumerate(model.graph) for v in n.outputs}
+    cuts = sorted((c for c in cuts if c in order), key=order.__getitem__)
+    if not cuts:
+        return []
+    return [checked(model, cut, probes) for cut in dict.fromkeys((cuts[len(cuts) // 2], cuts[-1]))]
+
+
+def checked(model: Model, cut: str, probes: Sequence[Feed]) -> dict[str, Any]:
+    """One cut: status right, wrong, refused (by us, with the reason) or unchecked (the oracle cannot run it)."""
+    try:
+        graph = attribution_graph(model, cut)
+        needed = [cut, *(str(v.name) for v in graph.tail.context)]
+        head, gradient = session(with_outputs(model.ir, needed)), session(graph.ir)
+        whole = session(with_outputs(model.ir, [str(graph.tail.logits.name)]))
+    except JettisonError as error:
+        return {"cut": cut, "status": "refused", "reason": str(error)}
+    try:
+        tail = in_double(onnx.ModelProto.FromString(to_bytes(tail_model(model, graph.tail))))
+        found, wanted, gap = compared(head, gradient, whole, tail, needed, probes)
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # ops that onnx's reference does not run
+        return {"cut": cut, "status": "unchecked", "reason": f"{type(error).__name__}: {str(error)[:200]}"}
+    norms = np.linalg.norm(found), np.linalg.norm(wanted)
+    off = float(np.linalg.norm(found - wanted) / max(norms[1], 1e-30))
+    cosine = float((found * wanted).sum() / max(norms[0] * norms[1], 1e-30))
+    return {
+        "cut": cut,
+        "status": "right" if off <= RIGHT else "wrong",
+        "relative": off,
+        "cosine": cosine,
+        "tail_error": gap,
+    }
+
+
+def compared(head: Any, gradient: Any, whole: Any, tail: Any, needed: list[str], probes: Sequence[Feed]) -> Any:
+    """Directional derivatives by the graph and by differences, [probe, direction]; and |F64 − F32| of the logits."""
+    generator = np.random.default_rng(0)
+    found, wanted, gap = [], [], 0.0
+    for number, probe in enumerate(probes):
+        h, *context = run(head, probe)
+        feed = dict(zip(needed[1:], context, strict=True))
+        (logits,) = run(whole, probe)
+        labels = np.array([(7 * number + 1) % logits.shape[1]], np.int64).repeat(len(logits))
+        one = np.ones(1, np.float32)
+        (a,) = run(gradient, feed | {INPUT: h, ALPHA: one, WEIGHT: one, LABELS: labels})
+        (z,) = tail(feed | {INPUT: h})
+        gap = max(gap, float(np.abs(z - logits).max() / np.abs(z).max()))
+        for k in range(DIRECTIONS):
+            r = generator.standard_normal(h.shape) if k else np.ones(h.shape)
+            found.append(float((a[-1] * r).sum(dtype=np.float64)))
+            up, down = (
+                targets(tail(feed | {INPUT: h.astype(np.float64) * (1 + s * r)})[0], labels, 1).sum()
+                for s in (STEP, -STEP)
+            )
+            wanted.append((up - down) / (2 * STEP))
+    return np.array(found), np.array(wanted), gap
