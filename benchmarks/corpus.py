@@ -4,8 +4,8 @@
     python -m benchmarks.corpus --table corpus.jsonl
 
 FOLDER holds NAME.onnx with its probe inputs NAME.npz, and where it was exported a manifest.jsonl; networks that the
-manifest calls not ok are left out. Each network gets a process of its own with limits on time and memory, so that a crash
-costs one line. Lines already in the file are kept: stop and start as you like.
+manifest calls not ok are left out. Each network gets a process of its own with limits on time and memory, so that a
+crash costs one line. Lines already in the file are kept: stop and start as you like.
 """
 
 from __future__ import annotations
@@ -131,10 +131,8 @@ def middle(values: Sequence[float]) -> str:
 
 def network_line(row: Row) -> str:
     """One network."""
-    checks = " ".join(
-        f"{g['status']}{' %.0e' % g['relative'] if 'relative' in g else ''}"
-        for g in row.get("gradient", ())  # noqa: UP031
-    )
+    checks = ", ".join(f"{g['status']} {g['relative']:.0e}" if "relative" in g else g["status"]
+                       for g in row.get("gradient", ()))  # fmt: skip
     seconds = f"{surgery_seconds(row):.2f}" if "prune" in row.get("seconds", {}) else ""
     shown = [f"{100 * row['params_kept']:.0f}" if "params_kept" in row else ""]
     shown += [f"{row[k]:.1e}" if k in row else "" for k in ("error", "noise")]

@@ -3,8 +3,8 @@
     python -m benchmarks.corpus_case NAME.onnx [--criterion random] [--align off] [--share 50] [--no-gradient]
 
 NAME.npz holds probe inputs p0_x0, p1_x0, … (probe, input). The network is exact if four things hold within `tolerance`,
-each relative to the largest output: the loaded model answers as the file does, two probes in one batch as each alone, the
-pruned one as the masked one, and the same after it was saved and read again. The tolerance is 1e-5, or 20 times the
+each relative to the largest output: the loaded model answers as the file does, two probes in one batch as each alone,
+the pruned one as the masked one, and the same after it was saved and read again. The tolerance is 1e-5, or 20 times the
 network's own float noise: what onnxruntime's own graph optimisations change.
 """
 
@@ -28,7 +28,7 @@ from toolchain.compress.criteria import Evidence, rank
 from toolchain.compress.groups import Channels, analyse
 from toolchain.compress.plan import make_plan
 from toolchain.compress.surgery import mask, prune
-from toolchain.errors import JettisonError, OutOfReach, Unsupported
+from toolchain.errors import JettisonError, OutOfReach
 from toolchain.model import Model, load, save
 from toolchain.profile import macs, params
 from toolchain.session import run, session
@@ -69,7 +69,7 @@ def follow(row: Row, path: Path, criterion: str, align: str, share: float, gradi
     """Fill the row, stage by stage; what was filled stays if a stage fails."""
     with timed(row, "load"):
         model = load(path)
-    row |= {"batch": model.batch, "family": family(model), "nodes": len(model.graph)}
+    row |= {"batch": model.batch, "held_by": model.held_by, "family": family(model), "nodes": len(model.graph)}
     wanted, row["noise"] = originals(path, probes_of(path))
     probes = feeds(path, model)
     row["tolerance"] = max(TOLERANCE, NOISES * row["noise"])
@@ -112,6 +112,8 @@ def follow(row: Row, path: Path, criterion: str, align: str, share: float, gradi
 
 def planned(row: Row, model: Model, channels: Channels, ranks: Any, share: float, align: str) -> np.ndarray[Any, Any]:
     """Labels of the units that go; a budget below what alignment leaves is told, and nothing goes."""
+    if not channels.groups:
+        return np.zeros(0, np.int64)
     try:
         plan = make_plan(model, channels, ranks.scores, ranks.dead, f"units<={share:g}%", align)
     except OutOfReach as error:
@@ -194,9 +196,9 @@ def leads_to_product(value: Any, steps: int) -> bool:
         is_product = use.node.op_type in ("MatMul", "Einsum")
         if is_product and all(v is None or v.const_value is None for v in use.node.inputs):
             return True
-        if steps and use.node.op_type in ("Reshape", "Transpose", "Dropout", "Cast", "Where", "Mul", "Add"):
-            if leads_to_product(use.node.outputs[0], steps - 1):
-                return True
+        passes = use.node.op_type in ("Reshape", "Transpose", "Dropout", "Cast", "Where", "Mul", "Add")
+        if steps and passes and leads_to_product(use.node.outputs[0], steps - 1):
+            return True
     return False
 
 
