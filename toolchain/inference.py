@@ -168,6 +168,7 @@ SUBGRAPH = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 # with ceil_mode, older schemas of onnx 1.23 count a last window that starts in the padding; no runtime does
 CEILED = {"AveragePool", "MaxPool", "LpPool"}
+AS_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}  # functions that onnx gives no inference of their own
 
 
 def inferred(node: ir.Node, took: list[Known | None]) -> list[Known]:
@@ -177,6 +178,8 @@ def inferred(node: ir.Node, took: list[Known | None]) -> list[Known]:
         return unknown
     if any(k is not None and (k.shape is None or k.dtype is None) for k in took):
         return unknown
+    if node.op_type in AS_INPUT and took[0] is not None:
+        return [Known(took[0].dtype, took[0].shape)]
     types = tuple(None if k is None else (int(k.dtype or 0), k.shape, small_bytes(k)) for k in took)
     version = node.version or (node.graph.opset_imports.get("", 20) if node.graph else 20)
     if node.op_type in CEILED:

@@ -120,6 +120,15 @@ class Net:
         variance = self.hold(f"{name}.var", (h.var(axis=others) + 1e-2).astype(np.float32))
         return self.op("BatchNormalization", x, scale, self.bias(f"{name}.bias", channels), mean, variance, name=name)
 
+    def recurrence(self, kind: str, x: str, features: int, hidden: int, directions: int) -> str:
+        """An LSTM or GRU with a bias: [T, N, features] -> [T, directions, N, hidden]."""
+        name, gates = f"{kind.lower()}{len(self.nodes)}", {"LSTM": 4, "GRU": 3}[kind] * hidden
+        w = self.weight(f"{name}.weight", directions, gates, features, terms=features)
+        r = self.weight(f"{name}.recurrence", directions, gates, hidden, terms=hidden)
+        b = self.bias(f"{name}.bias", directions, 2 * gates)
+        direction = "bidirectional" if directions == 2 else "forward"
+        return self.op(kind, x, w, r, b, name=name, outputs=2, hidden_size=hidden, direction=direction)
+
     def relu(self, x: str) -> str:
         """Relu."""
         return self.op("Relu", x)
@@ -357,14 +366,42 @@ def shuffle() -> Net:
     return net
 
 
+def normalised() -> Net:
+    """Normalisations by the data's own statistics: whole groups go, single channels go, a layer's features stay."""
+    net = Net(41, x=(3, 6, 6))
+    y = net.conv("x", 8)
+    y = net.op("InstanceNormalization", y, net.bias("instance.weight", 8), net.bias("instance.bias", 8))
+    y = net.op("Gelu", net.conv(y, 12))
+    y = net.op("Pow", net.op("LRN", y, size=3), np.array(2, np.float32))
+    y = net.op("Transpose", net.op("Mish", net.conv(y, 10)), perm=[0, 2, 3, 1])
+    y = net.op("LayerNormalization", y, net.bias("layer.weight", 10), net.bias("layer.bias", 10))
+    y = net.op("Einsum", y, net.weight("mixed", 10, 9, terms=10), equation="nhwc,cd->nhwd")
+    y = net.op("ReduceMax", net.op("LogSoftmax", y, axis=1), np.array([1, 2], np.int64), keepdims=0)
+    net.head(net.relu(net.dense(y, 8)))
+    return net
+
+
+def recurrent() -> Net:
+    """Layers of an LSTM both ways and a GRU; the features that they read and the states that they hand out."""
+    net = Net(42, x=(5, 3))
+    y = net.op("MatMul", "x", net.weight("features", 3, 7, terms=3))
+    y = net.op("Transpose", net.op("Tanh", y), perm=[1, 0, 2])
+    y = net.recurrence("LSTM", y, 7, 6, directions=2)
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, -1, 12], np.int64))
+    y = net.recurrence("GRU", y, 12, 8, directions=1)
+    y = net.op("Transpose", net.op("Squeeze", y, np.array([1], np.int64)), perm=[1, 0, 2])
+    net.head(net.op("ReduceMean", y, np.array([1], np.int64), keepdims=0))
+    return net
+
+
 NETWORKS: dict[str, Callable[[], Net]] = {
     f.__name__: f
     for f in (
         mlp, alexnet, residual, separable, dense_block, grouped, excitation, signal, channels_last, literal_batch,
-        decoder, activations, two_inputs, attention, two_heads, shuffle,
+        decoder, activations, two_inputs, attention, two_heads, shuffle, normalised, recurrent,
     )
 }  # fmt: skip
-CLASSIFIERS = [name for name in NETWORKS if name != "decoder"]
+CLASSIFIERS = [name for name in NETWORKS if name not in ("decoder", "recurrent")]  # a recurrence has no gradient rule
 
 
 @cache

@@ -11,6 +11,7 @@ from compress.networks import CLASSIFIERS, Net, cnns, loaded, network, original,
 from hypothesis import given, settings
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from ops.definitions import DEFINITIONS
 
 from toolchain.compress.attribution import attribute, quadrature
 from toolchain.compress.gradient import (
@@ -82,7 +83,7 @@ class Scaled:
         self.logits = str(logits_of(model).name)
         self.cut, self.is_logits = cut, cut == self.logits
         graph.output.append(helper.make_empty_tensor_value_info(self.logits))
-        self.evaluator = ReferenceEvaluator(copy)
+        self.evaluator = ReferenceEvaluator(copy, new_ops=DEFINITIONS)
         self.one_by_one = graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
     def __call__(self, inputs: dict[str, np.ndarray], labels: np.ndarray, alpha: float) -> np.ndarray:

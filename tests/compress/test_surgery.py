@@ -36,7 +36,7 @@ def zeroed(proto: onnx.ModelProto, channels: Channels, removed: np.ndarray) -> o
     """The original file with the weights that read a removed unit at zero: masking, told without our mask().
 
     A consumer sees zero if its column is zero: Conv's axis 1 (a depthwise kernel: its rows), ConvTranspose's axis 0,
-    Gemm's and MatMul's columns. Biases stay.
+    Gemm's and MatMul's columns, those of both matrices of a recurrence. Biases stay.
     """
     gone = channels.flags(channels.closure(removed))
     copy = onnx.ModelProto.FromString(proto.SerializeToString())
@@ -48,6 +48,9 @@ def zeroed(proto: onnx.ModelProto, channels: Channels, removed: np.ndarray) -> o
             "ConvTranspose": [(1, 0)],
             "Gemm": [(1, attributes.get("transB", 0))],
             "MatMul": [(1, -2), (0, -1)],
+            "Einsum": [(1, 0)],
+            "LSTM": [(1, 2), (2, 2)],
+            "GRU": [(1, 2), (2, 2)],
         }.get(node.op_type, []):
             name = node.input[i]
             if name not in tensors:

@@ -340,22 +340,11 @@ def backward(
     g.needs = {copies[v] for v in moving}.__contains__
     cotangents = dict(seeds)
     for node in reversed(nodes):
-        dy = cotangents.get(node.outputs[0])
-        if dy is None or node.outputs[0] not in moving:
-            continue
-        entry = find(node)
+        dys = [cotangents.get(v) for v in node.outputs]
         copy = copies[node.outputs[0]].producer()
-        if entry is None or entry.vjp is None or copy is None:
-            raise Unsupported(
-                f"{where(node)} has no gradient rule",
-                way_out="Use --criterion magnitude, or leave its layers out with --layers",
-            )
-        try:
-            grads = entry.vjp(g, copy, dy)
-        except NotImplementedError as error:
-            raise Unsupported(
-                f"{where(node)}: {error}", way_out="Use --criterion magnitude, or leave its layers out with --layers"
-            ) from error
+        if all(dy is None for dy in dys) or moving.isdisjoint(node.outputs) or copy is None:
+            continue
+        grads = pulled_back(g, node, copy, dys)
         for i, (v, dx) in enumerate(zip(node.inputs, grads, strict=True)):
             if v is None or v not in moving:
                 continue
@@ -367,3 +356,17 @@ def backward(
                     way_out="Use --criterion magnitude, or leave its layers out with --layers",
                 )
     return {v: cotangents[v] for v in wanted if v in cotangents}
+
+
+def pulled_back(g: Tape, node: ir.Node, copy: ir.Node, dys: Sequence[ir.Value | None]) -> Sequence[ir.Value | None]:
+    """Cotangents of a node's inputs from those of its outputs, None where none arrives, by its op's rule."""
+    entry = find(node)
+    way_out = "Use --criterion magnitude, or leave its layers out with --layers"
+    if entry is None or entry.vjp is None:
+        raise Unsupported(f"{where(node)} has no gradient rule", way_out=way_out)
+    if not entry.several and any(dy is not None for dy in dys[1:]):
+        raise Unsupported(f"{where(node)} has no gradient rule for outputs beyond its first", way_out=way_out)
+    try:
+        return entry.vjp(g, copy, list(dys) if entry.several else dys[0])
+    except NotImplementedError as error:
+        raise Unsupported(f"{where(node)}: {error}", way_out=way_out) from error

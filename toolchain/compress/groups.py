@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from toolchain.compress.choices import chosen
 from toolchain.errors import BadInput, UsageError
 from toolchain.inference import reads
 from toolchain.model import Model
@@ -93,46 +94,13 @@ class Channels:
 
 
 def analyse(model: Model) -> Channels:
-    """Label every axis; where a reshape leaves a choice of axis, take the first that is not frozen.
-
-    Frozen choices move on together, as those of an attention must. What is frozen then is tried one by one, in order,
-    and keeps the axis that gets furthest: the two reshapes of a channel shuffle have to choose differently.
-    """
-    choices: dict[Hashable, int] = {}
-    labels, frozen = solved(model.graph, choices)
-    while movable := [key for key, (count, _) in frozen.items() if choices.get(key, 0) + 1 < count]:
-        choices |= {key: choices.get(key, 0) + 1 for key in movable}
-        labels, frozen = solved(model.graph, choices)
-    if frozen:
-        choices |= dict.fromkeys(frozen, 0)
-        labels, reached = solved(model.graph, choices)
-        for key, (count, _) in frozen.items():
-            for k in range(1, count):
-                other, found = solved(model.graph, choices | {key: k})
-                if key not in found or found[key][1] > reached.get(key, (0, len(labels.reasons)))[1]:
-                    choices[key], labels, reached = k, other, found
-    return collect(model.graph, labels)
+    """Label every axis and group the units that can go."""
+    return collect(model.graph, chosen(model.graph, label(model.graph)))
 
 
-def solved(graph: ir.Graph, choices: dict[Hashable, int]) -> tuple[Labels, dict[Hashable, tuple[int, int]]]:
-    """The labels under these choices of axes; and of each choice that is frozen, how many axes there are, and how far
-    through the graph the chosen one got before something froze it.
-    """
-    units = label(graph, choices)
-    labels = units.solve()
-    frozen = {}
-    for key, axes in units.ambiguous:
-        chosen = axes[choices.get(key, 0)]
-        carriers = labels.of(*chosen) if chosen in labels.axes else np.zeros(0, np.int64)
-        is_one = len(carriers) > 1 and (carriers == carriers[0]).all()  # all or nothing: no better than frozen
-        if is_one or labels.is_frozen(carriers).all():
-            frozen[key] = len(axes), -1 if is_one else int(labels.rank[carriers].min(initial=len(labels.reasons)))
-    return labels, frozen
-
-
-def label(graph: ir.Graph, choices: dict[Hashable, int]) -> Units:
+def label(graph: ir.Graph) -> Units:
     """Walk the channel rules; what a rule leaves out is frozen, with the op as the reason."""
-    units = Units(choices)
+    units = Units()
     for node in graph:
         units.touched.clear()
         entry = find(node)
@@ -215,14 +183,14 @@ def activations(graph: ir.Graph, labels: Labels) -> tuple[list[Axis], Ids]:
     return axes, first
 
 
-def contractions(graph: ir.Graph) -> list[Axis]:
-    """Activations that some node sums away along an axis: where a unit's contribution can be read, and masked."""
+def contractions(graph: ir.Graph, of_parameters: bool = False) -> list[Axis]:
+    """Activations (or parameters) that some node sums away along an axis: where a unit can be read, and masked."""
     found: dict[Axis, None] = {}
     for node in graph:
         entry = find(node)
         for i, axis in entry.contracts(node) if entry and entry.contracts else ():
             value = node.inputs[i]
-            if value is not None and value.const_value is None and value.shape is not None:
+            if value is not None and (value.const_value is not None) is of_parameters and value.shape is not None:
                 found[value, axis % len(value.shape)] = None
     return list(found)
 

@@ -33,14 +33,14 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
             raise OutOfReach(f"nothing would be left of '{value.name}'", way_out="Keep at least one unit of each group")
     clone = model.ir.clone()
     original = channels.values
-    for node in clone.graph:
+    for node in list(clone.graph):
         entry = find(node)
-        if (
-            entry is not None
-            and entry.resize is not None
-            and any(is_cut(original[str(v.name)], keep) for v in node.outputs)
-        ):
-            entry.resize(node, lambda v, a: rows_kept(original[str(v.name)], a, yields))
+        if entry is None or entry.resize is None:
+            continue
+        read, made = ([original[str(v.name)] for v in vs if v is not None] for vs in (node.inputs, node.outputs))
+        if any(is_cut(v, keep) for v in (*read, *made)):
+            now = {v: yields for v in made}  # behind a flatten a gather picks: the node itself still yields more
+            entry.resize(node, lambda v, a, now=now: rows_kept(o := original[str(v.name)], a, now.get(o, keep)))
     for value in clone.graph.initializers.values():
         resize_parameter(value, original.get(str(value.name)), keep)
     for node in list(clone.graph):
@@ -134,13 +134,18 @@ def mask(model: Model, channels: Channels, removed: Ids) -> Model:
     gone = channels.flags(channels.closure(removed))
     clone = model.ir.clone()
     by_name = {str(v.name): v for n in clone.graph for v in (*n.inputs, *n.outputs) if v is not None}
-    for value, axis in contractions(model.graph):
+    for value, axis in (*contractions(model.graph), *contractions(model.graph, of_parameters=True)):
         if (value, axis) not in channels.labels.axes:
             continue
         keep = ~gone[channels.labels.of(value, axis)]
         if keep.all() or not keep.size:
             continue
-        multiply(clone.graph, by_name[str(value.name)], axis, keep)
+        masked = by_name[str(value.name)]
+        if masked.const_value is None:
+            multiply(clone.graph, masked, axis, keep)
+        else:  # the weights of a recurrence meet a state that no mask can reach
+            rows = np.expand_dims(keep, [a for a in range(len(masked.const_value.shape)) if a != axis])
+            masked.const_value = ir.tensor(masked.const_value.numpy() * rows, name=masked.name)
     return model.with_ir(clone)
 
 

@@ -204,14 +204,14 @@ class Writer:
         result: dict[str, Any] = {"dims": (*x.dims[:-1], m), "layout": x.layout.ordered(last, None)}
         return self.op("FULLY_CONNECTED", x, filters, shift, **result, keepNumDims=len(x.layout.axes) > 2)
 
-    def mean(self, node: ir.Node, gone: set[int], keepdims: bool) -> None:
-        """The mean over ONNX axes."""
+    def reduced(self, node: ir.Node, code: str, gone: set[int], keepdims: bool) -> None:
+        """A mean, sum or extreme over ONNX axes."""
         x = self.input(node.inputs[0])
         layout = x.layout if keepdims else x.layout.without(gone)
         for axis in gone if keepdims else ():
             layout = layout.ordered(axis, None)
         places, y = np.array(sorted(x.layout.place(a) for a in gone), np.int32), node.outputs[0]
-        made = self.op("MEAN", x, places, dims=self.dims(y), layout=layout, keepDims=keepdims) if gone else x
+        made = self.op(code, x, places, dims=self.dims(y), layout=layout, keepDims=keepdims) if gone else x
         self.give(y, made)
 
     def concat(self, node: ir.Node, axis: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, op
+from toolchain.ops.table import argument, attribute, homogeneous, linear, op
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -16,11 +17,12 @@ Derivative = Callable[[Tape, ir.Node, ir.Value, ir.Value], ir.Value]
 
 
 def same(n: ir.Node, u: Units) -> None:
-    """Every axis of the first input is that axis of the output; further inputs are scalars."""
-    x, y = n.inputs[0], n.outputs[0]
+    """Every axis of the first input is that axis of each output; further inputs are scalars."""
+    x = n.inputs[0]
     assert x is not None
-    for a in range(len(dims(y))):
-        u.tie(u[x, a], u[y, a])
+    for y in n.outputs:
+        for a in range(len(y.shape or ())):
+            u.tie(u[x, a], u[y, a])
 
 
 def unary(name: str, derivative: Derivative, **rules: Any) -> None:
@@ -59,6 +61,51 @@ def hardswish_slope(g: Tape, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
     inside = g.op("Add", g.op("Div", x, g.f32(3)), g.f32(0.5))
     right = g.op("Where", g.op("Greater", x, g.f32(3)), g.f32(1), inside)
     return g.op("Where", g.op("Less", x, g.f32(-3)), g.f32(0), right)
+
+
+def square(g: Tape, x: ir.Value) -> ir.Value:
+    """x²."""
+    return g.op("Mul", x, x)
+
+
+def selu(n: ir.Node) -> tuple[float, float]:
+    """α and λ of y = λ max(x, 0) + λα min(eˣ − 1, 0)."""
+    return attribute(n, "alpha", 1.6732632423543772), attribute(n, "gamma", 1.0507009873554805)
+
+
+def gelu_slope(g: Tape, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """y = x·Φ(x): Φ(x) + x·φ(x); or y = x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³)."""
+    half = g.f32(0.5)
+    if attribute(n, "approximate", "none") == "none":
+        below = g.op("Mul", half, g.op("Add", g.f32(1), g.op("Erf", g.op("Mul", x, g.f32(math.sqrt(0.5))))))
+        density = g.op("Mul", g.f32(1 / math.sqrt(2 * math.pi)), g.op("Exp", g.op("Mul", g.f32(-0.5), square(g, x))))
+        return g.op("Add", below, g.op("Mul", x, density))
+    c = math.sqrt(2 / math.pi)
+    squared = square(g, x)
+    u = g.op("Mul", x, g.op("Add", g.f32(c), g.op("Mul", g.f32(0.044715 * c), squared)))
+    slope_of_u = g.op("Add", g.f32(c), g.op("Mul", g.f32(3 * 0.044715 * c), squared))
+    t = g.op("Tanh", u)
+    bend = g.op("Mul", g.op("Mul", x, slope_of_u), g.op("Sub", g.f32(1), square(g, t)))
+    return g.op("Mul", half, g.op("Add", g.op("Add", g.f32(1), t), bend))
+
+
+def mish_slope(g: Tape, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """y = x·t with t = tanh(softplus x): t + x (1 − t²) σ(x)."""
+    t = g.op("Tanh", g.op("Softplus", x))
+    bend = g.op("Mul", g.op("Sub", g.f32(1), square(g, t)), g.op("Sigmoid", x))
+    return g.op("Add", t, g.op("Mul", x, bend))
+
+
+def swish_slope(g: Tape, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """y = x·σ(αx): σ + αy (1 − σ)."""
+    alpha = g.f32(attribute(n, "alpha", 1.0))
+    s = g.op("Sigmoid", g.op("Mul", alpha, x))
+    return g.op("Add", s, g.op("Mul", g.op("Mul", alpha, y), g.op("Sub", g.f32(1), s)))
+
+
+def gelu_lite(w: Any, n: ir.Node) -> None:
+    """The file knows both."""
+    w.unary(n, "GELU", approximate=attribute(n, "approximate", "none") == "tanh")
 
 
 def elu_lite(w: Any, n: ir.Node) -> None:
@@ -122,7 +169,37 @@ unary(
     lite=hardsigmoid_lite,
 )
 unary("HardSwish", hardswish_slope, lite=lambda w, n: w.unary(n, "HARD_SWISH"))
+unary(  # y' = λα eˣ = y + λα below zero
+    "Selu",
+    lambda g, n, x, y: g.op(
+        "Where", g.op("Greater", x, g.f32(0)), g.f32(selu(n)[1]), g.op("Add", y, g.f32(math.prod(selu(n))))
+    ),
+)
+unary(  # y' = e^(x/α) = y/α + 1 below zero
+    "Celu",
+    lambda g, n, x, y: where_positive(g, x, g.op("Add", g.op("Div", y, g.f32(attribute(n, "alpha", 1.0))), g.f32(1))),
+)
+unary("ThresholdedRelu", lambda g, n, x, y: step(g, g.op("Greater", x, g.f32(attribute(n, "alpha", 1.0)))))
+unary("Softplus", lambda g, n, x, y: g.op("Sigmoid", x))
+unary("Softsign", lambda g, n, x, y: square(g, g.op("Sub", g.f32(1), g.op("Abs", y))))  # 1/(1 + |x|) = 1 − |y|
+unary("Gelu", gelu_slope, lite=gelu_lite)
+unary("Mish", mish_slope)
+unary("Swish", swish_slope)
 unary("Clip", lambda g, n, x, y: between(g, x, argument(n, 1), argument(n, 2)), lite=clip_lite)
+
+
+unary("Neg", lambda g, n, x, y: g.f32(-1), ray=linear, lite=lambda w, n: w.unary(n, "NEG"))
+unary("Abs", lambda g, n, x, y: g.op("Sign", x), ray=homogeneous, lite=lambda w, n: w.unary(n, "ABS"))
+unary("Sqrt", lambda g, n, x, y: g.op("Div", g.f32(0.5), y), lite=lambda w, n: w.unary(n, "SQRT"))
+unary("Reciprocal", lambda g, n, x, y: g.op("Neg", square(g, y)))
+unary("Exp", lambda g, n, x, y: y, lite=lambda w, n: w.unary(n, "EXP"))
+unary("Log", lambda g, n, x, y: g.op("Reciprocal", x), lite=lambda w, n: w.unary(n, "LOG"))
+unary(
+    "Erf",
+    lambda g, n, x, y: g.op("Mul", g.f32(2 / math.sqrt(math.pi)), g.op("Exp", g.op("Neg", square(g, x)))),
+)
+unary("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
+unary("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))
 
 
 def pass_through(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:

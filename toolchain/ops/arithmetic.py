@@ -1,10 +1,11 @@
-"""Elementwise arithmetic of two values, with ONNX's broadcasting."""
+"""Elementwise arithmetic of two or more values, with ONNX's broadcasting."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.table import Ray, constant, dims, op, sum_of
@@ -82,6 +83,84 @@ binary(
     ray=quotient_ray,
     lite=lambda w, n: w.binary(n, "DIV"),
 )
+
+
+def pow_base(g: Tape, dy: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """∂aᵇ/∂a = b·aᵇ⁻¹."""
+    known = constant(b)
+    if known is None:
+        return g.op("Mul", dy, g.op("Mul", b, g.op("Pow", a, g.op("Sub", b, g.f32(1)))))
+    exponent = known.astype(np.float32)  # it may be whole numbers
+    return g.op("Mul", dy, g.op("Mul", g.f32(exponent), g.op("Pow", a, g.f32(exponent - 1))))
+
+
+binary(
+    "Pow",
+    pow_base,  # ∂aᵇ/∂b = aᵇ·log a
+    lambda g, dy, a, b: g.op("Mul", dy, g.op("Mul", g.op("Pow", a, b), g.op("Log", a))),
+    lite=lambda w, n: w.binary(n, "POW"),
+)
+
+
+def mod_divisor(g: Tape, dy: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """∂/∂b of a − b·trunc(a / b) = −trunc(a / b)."""
+    return g.op("Mul", dy, g.op("Div", g.op("Sub", g.op("Mod", a, b, fmod=1), a), b))
+
+
+binary("Mod", lambda g, dy, a, b: dy, mod_divisor)
+
+
+# ---- any number of inputs ------------------------------------------------------------------------------------------
+def sum_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Every term gets the whole cotangent."""
+    return [g.unbroadcast(dy, x, n.outputs[0]) if g.needs(x) else None for x in n.inputs if x is not None]
+
+
+def mean_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Every term gets an equal share."""
+    return sum_vjp(g, n, g.op("Div", dy, g.f32(len(n.inputs))))
+
+
+def extreme_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """The winner gets the cotangent; equal winners share it."""
+    y = n.outputs[0]
+    hits = [g.op("Cast", g.op("Equal", x, y), to=ir.DataType.FLOAT.value) for x in n.inputs]
+    share = g.op("Div", dy, g.op("Sum", *hits))
+    return [
+        g.unbroadcast(g.op("Mul", share, hit), x, y) if x is not None and g.needs(x) else None
+        for x, hit in zip(n.inputs, hits, strict=True)
+    ]
+
+
+def is_zero(x: ir.Value | None) -> bool:
+    """Whether this is a constant 0."""
+    array = constant(x)
+    return array is not None and not array.any()
+
+
+def extreme_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
+    """max(αa, αb) = α max(a, b): homogeneous where every input is, a constant 0 too."""
+    starts = (r is Ray.HOMOGENEOUS or (r is None and is_zero(x)) for x, r in zip(n.inputs, rays, strict=True))
+    return Ray.HOMOGENEOUS if all(starts) else Ray.CURVED
+
+
+op("Sum", channels=broadcast, vjp=sum_vjp, ray=sum_of)
+op("Mean", channels=broadcast, vjp=mean_vjp, ray=sum_of)
+
+
+def extreme_lite(code: str) -> Callable[[Any, ir.Node], None]:
+    """The file compares two."""
+
+    def lite(w: Any, n: ir.Node) -> None:
+        if len(n.inputs) != 2:
+            w.refuse(n, f"compares {len(n.inputs)} values", "Export it two by two")
+        w.binary(n, code)
+
+    return lite
+
+
+op("Max", channels=broadcast, vjp=extreme_vjp, ray=extreme_ray, lite=extreme_lite("MAXIMUM"))
+op("Min", channels=broadcast, vjp=extreme_vjp, ray=extreme_ray, lite=extreme_lite("MINIMUM"))
 
 
 def prelu_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:

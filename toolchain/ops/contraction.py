@@ -9,14 +9,26 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.pooling import planar, skipped, window
-from toolchain.ops.table import Keep, Ray, Shape, argument, attribute, constant, dims, linear_with_bias, op, operand
+from toolchain.ops.table import (
+    Keep,
+    Ray,
+    Shape,
+    argument,
+    attribute,
+    constant,
+    dims,
+    linear_with_bias,
+    op,
+    operand,
+    where,
+)
 from toolchain.ops.tape import Tape
-from toolchain.ops.units import Units
+from toolchain.ops.units import Axis, Units, Way
 
 
 # ---- Conv ----------------------------------------------------------------------------------------------------------
 def conv_channels(n: ir.Node, u: Units) -> None:
-    """y's channels are w's rows, x's are w's columns; in a grouped convolution the same row of every group goes."""
+    """y's channels are w's rows, x's are w's columns; of every group the same row, or a whole group."""
     x, w, bias, y = n.inputs[0], n.inputs[1], argument(n, 2), n.outputs[0]
     assert x is not None and w is not None
     groups, rows, columns = attribute(n, "group", 1), dims(w)[0], dims(w)[1]
@@ -29,8 +41,16 @@ def conv_channels(n: ir.Node, u: Units) -> None:
     elif columns == 1:  # depthwise: output m reads input m // multiplier
         u.tie(u[y, 1], np.repeat(u[x, 1], rows // groups))
     else:
-        u.tie(u[x, 1], np.tile(u[w, 1], groups))
-        u.tie(u[y, 1], np.tile(u[y, 1][: rows // groups], groups))
+        ways = group_ways(u, (x, 1), (w, 1), (y, 1), groups)
+        u.choose((n.op_type, dims(w), groups), f"{where(n)} does not pass this axis", ways)
+
+
+def group_ways(u: Units, own: Axis, columns: Axis, other: Axis, groups: int) -> list[Way]:
+    """The same row of every group goes, or whole groups; `columns` is an axis of weights that own's groups share."""
+    into, out, shared = u.ids(*own), u.ids(*other), u.ids(*columns)
+    rows = ((into, np.tile(shared, groups)), (out, np.tile(out[: len(out) // groups], groups)))
+    whole = tuple((ids, np.repeat(into[:: len(into) // groups], len(ids) // groups)) for ids in (into, out))
+    return [Way((own, columns, other), rows), Way((own, other), whole)]
 
 
 def conv_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -57,11 +77,11 @@ def conv_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
 
 
 def conv_resize(n: ir.Node, keep: Keep) -> None:
-    """A depthwise convolution has as many groups as channels that are left."""
-    x, w, groups = n.inputs[0], n.inputs[1], attribute(n, "group", 1)
-    assert x is not None and w is not None
-    if groups > 1 and dims(w)[1] == 1 and dims(x)[1] == groups:
-        n.attributes["group"] = ir.AttrInt64("group", int(keep(x, 1).sum()))
+    """A grouped convolution has as many groups as there are with channels left."""
+    groups = attribute(n, "group", 1)
+    if groups > 1:
+        left = keep(operand(n, 0), 1).reshape(groups, -1).any(axis=1)
+        n.attributes["group"] = ir.AttrInt64("group", int(left.sum()))
 
 
 def conv_macs(n: ir.Node, shape: Shape) -> int:
@@ -113,8 +133,8 @@ def convtranspose_channels(n: ir.Node, u: Units) -> None:
     elif columns == 1 and rows == groups:
         u.tie(u[x, 1], u[y, 1])
     else:
-        u.tie(u[y, 1], np.tile(u[w, 1], groups))
-        u.tie(u[x, 1], np.tile(u[x, 1][: rows // groups], groups))
+        ways = group_ways(u, (y, 1), (w, 1), (x, 1), groups)
+        u.choose((n.op_type, dims(w), groups), f"{where(n)} does not pass this axis", ways)
 
 
 def convtranspose_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:

@@ -1,13 +1,16 @@
-"""Normalisation. An axis whose statistics come from the data is frozen: removing there would change what stays."""
+"""Normalisation. An axis whose statistics come from the data is frozen: removing there would change what stays. A norm
+is a sum, to which a masked unit adds nothing.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Ray, attribute, constant, dims, linear_with_bias, op
+from toolchain.ops.table import Keep, Ray, attribute, constant, dims, linear_with_bias, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -59,22 +62,32 @@ op(
 )
 
 
+def along(n: ir.Node) -> int:
+    """The one axis of a softmax or a norm, from the front."""
+    return attribute(n, "axis", -1) % len(dims(n.outputs[0]))
+
+
 def softmax_channels(n: ir.Node, u: Units) -> None:
     """The axis that is summed over is frozen; the others pass through."""
-    x, y = n.inputs[0], n.outputs[0]
-    assert x is not None
-    axis = attribute(n, "axis", -1) % len(dims(y))
-    for a in range(len(dims(y))):
-        if a != axis:
-            u.tie(u[x, a], u[y, a])
+    tie_all_but(n, u, {along(n)})
+
+
+def tie_all_but(n: ir.Node, u: Units, frozen: set[int]) -> None:
+    """Every axis of x is that axis of y, but those."""
+    x, y = operand(n, 0), n.outputs[0]
+    for a in set(range(len(dims(y)))) - frozen:
+        u.tie(u[x, a], u[y, a])
 
 
 def softmax_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     """dx = y (dy − Σ dy·y)."""
     y = n.outputs[0]
-    axis = attribute(n, "axis", -1) % len(dims(y)) - len(dims(y))
-    total = g.op("ReduceSum", g.op("Mul", dy, y), g.i64([axis]), keepdims=1)
-    return [g.op("Mul", y, g.op("Sub", dy, total))]
+    return [g.op("Mul", y, g.op("Sub", dy, total(g, n, g.op("Mul", dy, y))))]
+
+
+def total(g: Tape, n: ir.Node, cotangent: ir.Value) -> ir.Value:
+    """The sum along the one axis."""
+    return g.op("ReduceSum", cotangent, g.i64([along(n) - len(dims(n.outputs[0]))]))
 
 
 def softmax_lite(w: Any, n: ir.Node) -> None:
@@ -84,3 +97,167 @@ def softmax_lite(w: Any, n: ir.Node) -> None:
 
 
 op("Softmax", channels=softmax_channels, vjp=softmax_vjp, lite=softmax_lite)
+
+
+def logsoftmax_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """dx = dy − e^y Σ dy."""
+    return [g.op("Sub", dy, g.op("Mul", g.op("Exp", n.outputs[0]), total(g, n, dy)))]
+
+
+op("LogSoftmax", channels=softmax_channels, vjp=logsoftmax_vjp)
+
+
+# ---- statistics of the data ----------------------------------------------------------------------------------------
+def standardised(g: Tape, x: ir.Value, axes: list[int], epsilon: float) -> tuple[ir.Value, ir.Value]:
+    """x̂ = (x − mean)·s with s = 1 / √(variance + ε) along axes that count from the end; and s."""
+    over = g.i64(axes)
+    centred = g.op("Sub", x, g.op("ReduceMean", x, over))
+    variance = g.op("ReduceMean", g.op("Mul", centred, centred), over)
+    inverse = g.op("Reciprocal", g.op("Sqrt", g.op("Add", variance, g.f32(epsilon))))
+    return g.op("Mul", centred, inverse), inverse
+
+
+def standardised_vjp(g: Tape, dy: ir.Value, unit: ir.Value, inverse: ir.Value, axes: list[int]) -> ir.Value:
+    """dx = s (dy − mean dy − x̂·mean(dy·x̂))."""
+    over = g.i64(axes)
+    straight = g.op("Sub", dy, g.op("ReduceMean", dy, over))
+    lean = g.op("Mul", unit, g.op("ReduceMean", g.op("Mul", dy, unit), over))
+    return g.op("Mul", g.op("Sub", straight, lean), inverse)
+
+
+def layernorm_axes(n: ir.Node) -> set[int]:
+    """From `axis` to the last."""
+    rank = len(dims(n.outputs[0]))
+    return set(range(attribute(n, "axis", -1) % rank, rank))
+
+
+def layernorm_channels(n: ir.Node, u: Units) -> None:
+    """What is normalised together is frozen; the axes before pass through."""
+    x, gone = operand(n, 0), layernorm_axes(n)
+    for value in n.outputs:
+        for a in range(min(gone)) if value.shape is not None else ():
+            u.tie(u[x, a], u[value, a])
+
+
+def layernorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """With dy·scale for dy; a layer normalisation without a scale hands out both x̂ and s."""
+    x, scale, rank = operand(n, 0), operand(n, 1), len(dims(n.outputs[0]))
+    first = attribute(n, "axis", -1) % rank
+    ones = g.f32(np.ones(dims(x)[first:]))
+    unit, _, inverse = g.ops("LayerNormalization", 3, x, ones, axis=first - rank, epsilon=attribute(n, "epsilon", 1e-5))
+    dx = standardised_vjp(g, g.op("Mul", dy, scale), unit, inverse, list(range(first - rank, 0)))
+    return [dx, *[None] * (len(n.inputs) - 1)]
+
+
+def rmsnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """dx = s (dy − x̂·mean(dy·x̂)) with x̂ = s·x, s = 1 / √(mean x² + ε) and dy·scale for dy."""
+    x, scale, rank = operand(n, 0), operand(n, 1), len(dims(n.outputs[0]))
+    over = g.i64([a - rank for a in sorted(layernorm_axes(n))])
+    square = g.op("ReduceMean", g.op("Mul", x, x), over)
+    inverse = g.op("Reciprocal", g.op("Sqrt", g.op("Add", square, g.f32(attribute(n, "epsilon", 1e-5)))))
+    unit, scaled = g.op("Mul", x, inverse), g.op("Mul", dy, scale)
+    lean = g.op("Mul", unit, g.op("ReduceMean", g.op("Mul", scaled, unit), over))
+    return [g.op("Mul", g.op("Sub", scaled, lean), inverse), None]
+
+
+op("LayerNormalization", channels=layernorm_channels, vjp=layernorm_vjp)
+op("RMSNormalization", channels=layernorm_channels, vjp=rmsnorm_vjp)
+
+
+def groups_of(n: ir.Node) -> int:
+    """Channels that are normalised together are one group; an InstanceNormalization has one for each channel."""
+    return attribute(n, "num_groups", abs(dims(n.outputs[0])[1]))
+
+
+def groupnorm_channels(n: ir.Node, u: Units) -> None:
+    """A group goes as a whole."""
+    x, y, groups = operand(n, 0), n.outputs[0], groups_of(n)
+    u.tie(u[x, 0], u[y, 0])
+    if groups == 1:
+        return
+    u.tie(u[x, 1], u[y, 1])
+    for i in (1, 2):
+        u.tie(u[operand(n, i), 0], u[y, 1])
+    each = u[y, 1].reshape(groups, -1)
+    u.tie(each, np.broadcast_to(each[:, :1], each.shape))
+
+
+def groupnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """A group is one row, [N, groups, elements]."""
+    x, y, groups = operand(n, 0), n.outputs[0], groups_of(n)
+    size = math.prod(dims(y)[1:]) // groups
+    scale = constant(n.inputs[1])
+    if scale is None:
+        raise NotImplementedError("a computed scale has no gradient rule")
+    each = scale.reshape(-1, *[1] * (len(dims(y)) - 2))
+    unit, inverse = standardised(g, g.op("Reshape", x, g.i64([-1, groups, size])), [-1], attribute(n, "epsilon", 1e-5))
+    rows = g.op("Reshape", g.op("Mul", dy, g.f32(each)), g.i64([g.seeds, -1, groups, size]))
+    return [g.shaped(standardised_vjp(g, rows, unit, inverse, [-1]), x), None, None]
+
+
+def groupnorm_resize(n: ir.Node, keep: Keep) -> None:
+    """As many groups as are left."""
+    groups, kept = groups_of(n), keep(n.outputs[0], 1)
+    n.attributes["num_groups"] = ir.AttrInt64("num_groups", int(kept.reshape(groups, -1)[:, 0].sum()))
+
+
+op("GroupNormalization", channels=groupnorm_channels, vjp=groupnorm_vjp, resize=groupnorm_resize)
+op("InstanceNormalization", channels=groupnorm_channels, vjp=groupnorm_vjp)
+
+
+def mvn_axes(n: ir.Node) -> set[int]:
+    """The axes of the mean; the batch is one of them by default."""
+    return {a % len(dims(n.outputs[0])) for a in attribute(n, "axes", [0, 2, 3])}
+
+
+def mvn_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """(x − mean) / (σ + 1e-9)."""
+    x, rank = operand(n, 0), len(dims(n.outputs[0]))
+    if any(dims(x)[a] < 0 for a in mvn_axes(n)):
+        raise NotImplementedError("statistics of the batch have no gradient rule")
+    axes = [a - rank for a in sorted(mvn_axes(n))]
+    return [standardised_vjp(g, dy, *standardised(g, x, axes, 0.0), axes)]
+
+
+op("MeanVarianceNormalization", channels=lambda n, u: tie_all_but(n, u, mvn_axes(n)), vjp=mvn_vjp)
+
+
+# ---- norms ---------------------------------------------------------------------------------------------------------
+def lpnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """y = x / ‖x‖: dx = (dy − ∂‖x‖ Σ dy·y) / ‖x‖ with ∂‖x‖ = y, or sign(x) for the sum of absolute values."""
+    x, y, p = operand(n, 0), n.outputs[0], attribute(n, "p", 2)
+    norm = g.op(f"ReduceL{p}", x, g.i64([along(n) - len(dims(y))]))
+    slope = y if p == 2 else g.op("Sign", x)
+    return [g.op("Div", g.op("Sub", dy, g.op("Mul", slope, total(g, n, g.op("Mul", dy, y)))), norm)]
+
+
+op(
+    "LpNormalization",
+    channels=lambda n, u: tie_all_but(n, u, set()),
+    vjp=lpnorm_vjp,
+    contracts=lambda n: [(0, along(n))],
+)
+
+
+def over_channels(g: Tape, x: ir.Value, before: int, after: int, rows: int, columns: int) -> ir.Value:
+    """Sums of a window that slides over channels: a convolution of [·, 1, C, S] with ones."""
+    kernel = g.f32(np.ones((1, 1, before + after + 1, 1)))
+    return g.op("Conv", g.op("Reshape", x, g.i64([-1, 1, rows, columns])), kernel, pads=[before, 0, after, 0])
+
+
+def lrn_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """y = x·s^−β, s = k + α/n Σ x²: dx = dy·s^−β − 2αβ/n·x·Σ (dy·x·s^(−β−1)), the window turned around."""
+    x, y, size = operand(n, 0), n.outputs[0], attribute(n, "size")
+    alpha, beta, offset = attribute(n, "alpha", 1e-4), attribute(n, "beta", 0.75), attribute(n, "bias", 1.0)
+    before, after = (size - 1) // 2, size // 2
+    plane = dims(y)[1], math.prod(dims(y)[2:])
+    around = over_channels(g, g.op("Mul", x, x), before, after, *plane)
+    s = g.op("Add", g.f32(offset), g.op("Mul", g.f32(alpha / size), around))
+    s = g.op("Reshape", s, g.i64([max(d, -1) for d in dims(x)]))
+    direct = g.op("Mul", dy, g.op("Pow", s, g.f32(-beta)))
+    through = over_channels(g, g.op("Div", g.op("Mul", direct, x), s), after, before, *plane)
+    lean = g.op("Mul", g.op("Mul", g.f32(2 * alpha * beta / size), x), g.shaped(through, x))
+    return [g.op("Sub", direct, lean)]
+
+
+op("LRN", channels=lambda n, u: tie_all_but(n, u, {1}), vjp=lrn_vjp)

@@ -1,8 +1,7 @@
-"""Windows over space and reductions: channels pass through, what is averaged over is frozen."""
+"""Windows over space: channels pass through."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.ops.table import argument, attribute, constant, dims, homogeneous, linear, op
+from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, op
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -73,6 +72,17 @@ def per_channel(n: ir.Node, u: Units) -> None:
 
 
 # ---- MaxPool -------------------------------------------------------------------------------------------------------
+def is_used(value: ir.Value) -> bool:
+    """Whether anything reads an output that a node may leave out."""
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def maxpool_channels(n: ir.Node, u: Units) -> None:
+    """Channels pass through, unless the indices are read: they count through all channels."""
+    if not any(map(is_used, n.outputs[1:])):
+        per_channel(n, u)
+
+
 def maxpool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     """Scatter-add dy onto the winners: overlapping windows may share one."""
     x = n.inputs[0]
@@ -98,13 +108,13 @@ def maxpool_lite(w: Any, n: ir.Node) -> None:
     """Padded with −∞, or with 0 where x is never below."""
     v, x = window(n), w.image(n)
     kernel = pool_settings(w, n, v)
-    if any(y.uses() or y.is_graph_output() for y in n.outputs[1:]):
+    if any(map(is_used, n.outputs[1:])):
         w.refuse(n, "hands out its indices", "Remove what reads them")
     x, settings = w.windowed(n, x, v, 0.0 if w.is_nonnegative(x) else -math.inf)
     w.give(n.outputs[0], w.op("MAX_POOL_2D", x, dims=w.dims(n.outputs[0]), **kernel, **settings))
 
 
-op("MaxPool", channels=per_channel, vjp=maxpool_vjp, ray=homogeneous, lite=maxpool_lite)
+op("MaxPool", channels=maxpool_channels, vjp=maxpool_vjp, ray=homogeneous, lite=maxpool_lite)
 
 
 # ---- AveragePool ---------------------------------------------------------------------------------------------------
@@ -153,75 +163,4 @@ def averagepool_lite(w: Any, n: ir.Node) -> None:
 op("AveragePool", channels=per_channel, vjp=averagepool_vjp, ray=linear, lite=averagepool_lite)
 
 
-# ---- reductions ----------------------------------------------------------------------------------------------------
-def globalaverage_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
-    """Every position gets an equal share."""
-    return [spread(g, n, dy, set(range(2, len(dims(n.inputs[0])))))]
-
-
-def spread(g: Tape, n: ir.Node, dy: ir.Value, axes: set[int]) -> ir.Value:
-    """dy / count over the reduced axes, which are put back."""
-    x = n.inputs[0]
-    assert x is not None
-    if not axes:
-        return dy
-    share = g.op("Div", dy, g.f32(math.prod(dims(x)[a] for a in axes)))
-    kept = [1 if a in axes else max(d, -1) for a, d in enumerate(dims(x))]
-    ones = g.f32(np.ones([d if a in axes else 1 for a, d in enumerate(dims(x))]))
-    return g.op("Mul", g.op("Reshape", share, g.i64([g.seeds, *kept])), ones)
-
-
-op(
-    "GlobalAveragePool",
-    channels=per_channel,
-    vjp=globalaverage_vjp,
-    ray=linear,
-    lite=lambda w, n: w.mean(n, set(range(2, len(dims(n.inputs[0])))), True),
-)
-
-
-def reduced_axes(n: ir.Node) -> set[int] | None:
-    """The axes that a reduction removes, or None where they are computed."""
-    rank = len(dims(n.inputs[0]))
-    given = argument(n, 1)
-    if given is None:
-        return set() if attribute(n, "noop_with_empty_axes", 0) else set(range(rank))
-    axes = constant(given)
-    if axes is None:
-        return None
-    if axes.size == 0:
-        return set() if attribute(n, "noop_with_empty_axes", 0) else set(range(rank))
-    return {int(a) % rank for a in axes}
-
-
-def reduce_channels(n: ir.Node, u: Units) -> None:
-    """What is not reduced passes through."""
-    x, y, axes = n.inputs[0], n.outputs[0], reduced_axes(n)
-    assert x is not None
-    if axes is None:
-        return
-    place = itertools.count()
-    for a in range(len(dims(x))):
-        if a not in axes:
-            u.tie(u[x, a], u[y, next(place)])
-        elif attribute(n, "keepdims", 1):
-            next(place)
-
-
-def reducemean_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
-    """Every element of the mean gets an equal share."""
-    axes = reduced_axes(n)
-    if axes is None or any(dims(n.inputs[0])[a] < 0 for a in axes):
-        raise NotImplementedError("a mean over the batch, or over computed axes, has no gradient rule")
-    return [spread(g, n, dy, axes), *[None] * (len(n.inputs) - 1)]
-
-
-def reducemean_lite(w: Any, n: ir.Node) -> None:
-    """A mean over anything but the batch."""
-    axes = reduced_axes(n)
-    if axes is None or any(dims(n.inputs[0])[a] < 0 for a in axes):
-        w.refuse(n, "averages over the batch, or over computed axes", "Export with constant axes")
-    w.mean(n, axes, bool(attribute(n, "keepdims", 1)))
-
-
-op("ReduceMean", channels=reduce_channels, vjp=reducemean_vjp, ray=linear, lite=reducemean_lite)
+op("LpPool", channels=per_channel, ray=homogeneous)

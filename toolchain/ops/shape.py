@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Keep, Ray, argument, attribute, constant, dims, linear, op, sum_of
+from toolchain.ops.mend import rewrite
+from toolchain.ops.table import Keep, Ray, argument, attribute, constant, dims, linear, op, operand, sum_of, where
 from toolchain.ops.tape import Tape
-from toolchain.ops.units import Units
+from toolchain.ops.units import Units, Way
 
 Run = list[tuple[int, int]]  # (axis, size)
 
@@ -23,7 +24,7 @@ def reshape_runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[
     while a and b:
         left, right = [a.pop(0)], [b.pop(0)]
         while (p := math.prod(d for _, d in left)) != (q := math.prod(d for _, d in right)):
-            pull = (left, a) if abs(p) < abs(q) else (right, b)
+            pull = (left, a) if (abs(p), p < 0) < (abs(q), q < 0) else (right, b)
             if not pull[1]:
                 return runs
             pull[0].append(pull[1].pop(0))
@@ -31,37 +32,69 @@ def reshape_runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[
     return runs
 
 
+def divides(r: int, l: int) -> bool:
+    """Whether one size divides another; only a multiple of the batch is divided by one."""
+    return r != 0 and l % r == 0 and not (r < 0 < l)
+
+
+def factors(left: Run, right: Run) -> list[tuple[int, int, int]]:
+    """Common refinement of a run, slowest first: [(size, left axis, right axis)]; [] where there is none.
+
+    [T, N, 12·64] -> [T, 12·N, 64] is T, N, 12, 64: whatever is cut, a row-major index counts the last factor fastest.
+    """
+    a, b, found = list(left), list(right), []
+    while a and b:
+        (i, l), (j, r) = a.pop(), b.pop()
+        if not divides(r, l) and not divides(l, r):
+            return []
+        size = r if divides(r, l) else l
+        found.append((size, i, j))
+        for stack, axis, whole in ((a, i, l), (b, j, r)):
+            if whole != size:
+                stack.append((axis, whole // size if size > 0 else abs(whole // size)))
+    return found[::-1]
+
+
 def reshape_channels(n: ir.Node, u: Units) -> None:
-    """Within a split or merged run one axis carries the units.
+    """Within a split or merged run one factor carries the units.
 
     A run merged into the last axis of a matrix is a flatten: there each position is a unit of its own, owned by its
     channel, because the dense layer behind can do without single positions.
     """
-    x, y = n.inputs[0], n.outputs[0]
-    assert x is not None
-    for number, (left, right) in enumerate(reshape_runs(dims(x), dims(y))):
-        if len(left) == len(right) == 1:
-            u.tie(u[x, left[0][0]], u[y, right[0][0]])
-            continue
-        if (len(left) > 1 and len(right) > 1) or any(d < 0 for _, d in left):
-            continue
-        if len(left) > 1 and len(dims(y)) == 2 and right[0][0] == 1:
+    x, y = operand(n, 0), n.outputs[0]
+    if n.op_type == "Reshape" and constant(n.inputs[1]) is None:
+        return
+    for left, right in reshape_runs(dims(x), dims(y)):
+        if len(left) > 1 and len(dims(y)) == 2 and right[0][0] == 1 and all(d > 0 for _, d in left):
             inner = u[y, 1].reshape([d for _, d in left])
             for k, (axis, size) in enumerate(left):
                 u.nest(x, axis, np.moveaxis(inner, k, 0).reshape(size, -1))
             continue
-        (one, many), (v1, v2) = ((left, right), (x, y)) if len(left) == 1 else ((right, left), (y, x))
-        chosen = many[u.choose((n.name, n.outputs[0].name, number), [(v2, a) for a, _ in many])]
-        along = [-1 if m == chosen else 1 for m in many]
-        u.tie(u[v1, one[0][0]], np.broadcast_to(u[v2, chosen[0]].reshape(along), [d for _, d in many]).ravel())
+        common = factors(left, right)
+        kind = (n.op_type, tuple(d for _, d in left), tuple(d for _, d in right))
+        ways = [way for f in range(len(common)) if (way := carried(u, x, y, common, f)) is not None]
+        u.choose(kind, f"{where(n)} does not pass this axis", ways)
+
+
+def carried(u: Units, x: ir.Value, y: ir.Value, common: list[tuple[int, int, int]], f: int) -> Way | None:
+    """Positions that agree in factor f are one unit; None where the batch is in the way."""
+    size, i, j = common[f]
+    if dims(x)[i] < 0 or dims(y)[j] < 0:
+        return None
+    digits = []
+    for side, axis in ((1, i), (2, j)):
+        sizes = [c[0] for c in common if c[side] == axis]
+        along = [-1 if g == f else 1 for g, c in enumerate(common) if c[side] == axis]
+        digits.append(np.broadcast_to(np.arange(size).reshape(along), sizes).ravel())
+    before, after = u.ids(x, i), u.ids(y, j)
+    first = before[np.unique(digits[0], return_index=True)[1]]
+    return Way(((x, i), (y, j)), ((before, first[digits[0]]), (after, first[digits[1]])))
 
 
 def reshape_resize(n: ir.Node, keep: Keep) -> None:
     """Write the new target shape; the batch is what is left over."""
-    y, target = n.outputs[0], n.inputs[1]
-    assert target is not None
-    sizes = [int(keep(y, a).sum()) if d > 0 else -1 for a, d in enumerate(dims(y))]
-    target.const_value = ir.tensor(np.array(sizes, np.int64), name=target.name)
+    y = n.outputs[0]
+    rewrite(n, 1, [int(keep(y, a).sum()) if d > 0 else -1 for a, d in enumerate(dims(y))])
     n.attributes.pop("allowzero", None)
 
 
@@ -146,20 +179,6 @@ op(
     ray=sum_of,
     lite=lambda w, n: w.concat(n, attribute(n, "axis") % len(dims(n.outputs[0]))),
 )
-
-
-# ---- Gather --------------------------------------------------------------------------------------------------------
-def gather_lite(w: Any, n: ir.Node) -> None:
-    """Constant positions along one axis, wherever the file holds them."""
-    x, index, y = w.input(n.inputs[0]), w.parameter(n, 1), n.outputs[0]
-    axis = attribute(n, "axis", 0) % len(x.dims)
-    if index.ndim > 1 or dims(n.inputs[0])[axis] < 0:
-        w.refuse(n, "picks along the batch or with a table of indices", "Use one constant list of indices")
-    picked = w.picked(x, axis, index.reshape(-1) % x.dims[axis])
-    w.give(y, picked if index.ndim else w.reshaped(picked, w.dims(y), picked.layout.without({axis})))
-
-
-op("Gather", lite=gather_lite)
 
 
 # ---- Pad -----------------------------------------------------------------------------------------------------------

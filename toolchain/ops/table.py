@@ -39,16 +39,18 @@ class Op:
 
     channels   (node, units): tie the ids of positions that live and die together
     vjp        (tape, node, dy [K, *s]) -> a cotangent [K, *shape of x] or None for each input; axes count from the end
+    several    vjp takes a list instead, one dy for each output, None where none arrives
     ray        (node, rays of the inputs, None = constant) -> ray of the output
     macs       (node, shape of a value) -> multiply-accumulates of one sample
-    contracts  (node) -> (input, axis) pairs that are summed away against another input: where a mask goes
+    contracts  (node) -> (input, axis) pairs that are summed away, alone or against another input: where a mask goes
     resize     (node, keep): mend attributes and shape constants after removal
     lite       (writer, node): emit TFLite
     """
 
     name: str
     channels: Callable[[ir.Node, Units], None] | None = None
-    vjp: Callable[[Tape, ir.Node, ir.Value], Sequence[ir.Value | None]] | None = None
+    vjp: Callable[[Tape, ir.Node, Any], Sequence[ir.Value | None]] | None = None
+    several: bool = False
     ray: Callable[[ir.Node, list[Ray | None]], Ray] | None = None
     macs: Callable[[ir.Node, Shape], int] | None = None
     contracts: Callable[[ir.Node], Sequence[tuple[int, int]]] | None = None

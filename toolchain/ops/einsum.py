@@ -1,0 +1,113 @@
+"""Einsum: a letter that the output keeps passes through, one that is summed away is a contraction; the gradient of an
+operand is the einsum of the cotangent with the others.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+
+import numpy as np
+import onnx_ir as ir
+
+from toolchain.ops.table import Ray, Shape, attribute, dims, op, operand
+from toolchain.ops.tape import Tape
+from toolchain.ops.units import Units
+
+
+def letters(n: ir.Node) -> tuple[list[str], str] | None:
+    """A letter for each axis of each input and of the output, also behind `...`; None where an input repeats one."""
+    equation = attribute(n, "equation").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    named = sorted({c for c in left if c.isalpha()})
+    hidden = [len(dims(x)) - len(t.replace("...", "")) for x, t in zip(n.inputs, terms, strict=True)]
+    spare = "".join(c for c in string.ascii_letters if c not in named)[: max(hidden)]
+    written = [t.replace("...", spare[len(spare) - h :]) for t, h in zip(terms, hidden, strict=True)]
+    if any(len(set(t)) < len(t) for t in written):
+        return None
+    if not arrow:
+        right = "..." * ("..." in left) + "".join(c for c in named if left.count(c) == 1)
+    return written, right.replace("...", spare)
+
+
+def einsum_channels(n: ir.Node, u: Units) -> None:
+    """Axes of one letter share their units; one of size 1 that spreads over others must stay."""
+    known = letters(n)
+    if known is None:
+        return
+    sizes = extents(n, *known)
+    first: dict[str, tuple[ir.Value, int]] = {}
+    for value, term in zip((*n.inputs, n.outputs[0]), (*known[0], known[1]), strict=True):
+        for axis, letter in enumerate(term):
+            if value is not None and dims(value)[axis] == sizes[letter]:
+                u.tie(u[value, axis], u[first.setdefault(letter, (value, axis))])
+
+
+def extents(n: ir.Node, terms: list[str], kept: str) -> dict[str, int]:
+    """The size of each letter, the batch written as -1; a 1 spreads."""
+    sizes: dict[str, int] = {}
+    for value, term in zip((*n.inputs, n.outputs[0]), (*terms, kept), strict=True):
+        for letter, size in zip(term, dims(value), strict=True):
+            sizes[letter] = size if sizes.get(letter, 1) == 1 else sizes[letter]
+    return sizes
+
+
+def einsum_contracts(n: ir.Node) -> list[tuple[int, int]]:
+    """Every axis whose letter the output does not keep."""
+    terms, kept = letters(n) or ([], "")
+    return [(i, axis) for i, term in enumerate(terms) for axis, letter in enumerate(term) if letter not in kept]
+
+
+def einsum_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """The cotangent's letters and those of the other inputs, down to those of this one."""
+    known = letters(n)
+    if known is None:
+        raise NotImplementedError("a letter that one input repeats has no gradient rule")
+    terms, kept = known
+    sizes = extents(n, terms, kept)
+    seeds = next(c for c in string.ascii_letters if c not in "".join(terms))
+    out: list[ir.Value | None] = []
+    for i, term in enumerate(terms):
+        if not g.needs(operand(n, i)):
+            out.append(None)
+            continue
+        others = [(operand(n, j), t) for j, t in enumerate(terms) if j != i]
+        spread = "".join(c for c, d in zip(term, dims(n.inputs[i]), strict=True) if d == sizes[c])
+        alone = "".join(c for c in spread if c not in kept and not any(c in t for _, t in others))
+        if any(sizes[c] < 0 for c in alone):
+            raise NotImplementedError("a sum over the batch has no gradient rule")
+        if alone:  # summed in this input alone: its cotangent spreads
+            others.append((g.f32(np.ones([sizes[c] for c in alone])), alone))
+        equation = ",".join([seeds + kept, *(t for _, t in others)]) + f"->{seeds}{spread}"
+        dx = g.op("Einsum", dy, *(v for v, _ in others), equation=equation)
+        out.append(dx if spread == term else g.shaped(dx, operand(n, i)))
+    return out
+
+
+def einsum_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
+    """Linear in one input while the others are constant."""
+    moving = [r for r in rays if r is not None]
+    return moving[0] if len(moving) == 1 else Ray.CURVED
+
+
+def einsum_macs(n: ir.Node, shape: Shape) -> int:
+    """One multiply-accumulate for each combination of letters; one input alone is not multiplied."""
+    terms, _ = letters(n) or ([], "")
+    if len(terms) < 2:
+        return 0
+    sizes: dict[str, int] = {}
+    for i, term in enumerate(terms):
+        for letter, size in zip(term, shape(operand(n, i)), strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), abs(size))
+    return math.prod(sizes.values())
+
+
+op(
+    "Einsum",
+    channels=einsum_channels,
+    vjp=einsum_vjp,
+    ray=einsum_ray,
+    macs=einsum_macs,
+    contracts=einsum_contracts,
+)

@@ -1,0 +1,371 @@
+"""Ops that pick or repeat positions along an axis: what is picked is the same unit, and indices are counted anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from toolchain.model import parameter
+from toolchain.ops.mend import fresh, places, rewrite
+from toolchain.ops.table import Keep, argument, attribute, constant, dims, linear, op, operand
+from toolchain.ops.tape import Tape
+from toolchain.ops.units import Units
+
+
+def put_back(g: Tape, dy: ir.Value, axis: int, picked: NDArray[Any], size: int) -> ir.Value:
+    """Cotangent of an axis of this size from that of its picked positions; axis counts from the end.
+
+    Every position reads its share from dy behind which one zero stands; one that was picked r times reads r times.
+    """
+    first = int(picked[0]) if len(picked) else 0
+    if np.array_equal(picked, np.arange(first, first + len(picked))):
+        return g.op("Pad", dy, g.i64([first, size - first - len(picked)]), None, g.i64([axis]))
+    padded = g.op("Pad", dy, g.i64([0, 1]), None, g.i64([axis]))
+    order = np.argsort(picked, kind="stable")
+    turn = np.empty(len(picked), np.int64)  # how often a position was picked before
+    turn[order] = np.arange(len(picked)) - np.searchsorted(picked[order], picked[order])
+    total = None
+    for r in range(int(turn.max()) + 1):
+        index = np.full(size, len(picked))
+        index[picked[turn == r]] = np.flatnonzero(turn == r)
+        share = g.op("Gather", padded, g.i64(index), axis=axis)
+        total = share if total is None else g.op("Add", total, share)
+    assert total is not None
+    return total
+
+
+def pass_others(n: ir.Node, u: Units, busy: set[int]) -> None:
+    """Axes on which nothing happens pass through to every output."""
+    for y in n.outputs:
+        for a in range(len(dims(y))):
+            if a not in busy:
+                u.tie(u[operand(n, 0), a], u[y, a])
+
+
+# ---- Slice ---------------------------------------------------------------------------------------------------------
+def slices(n: ir.Node) -> dict[int, NDArray[np.int64]] | None:
+    """Axis -> positions picked, in order, of axes that change; None where they are computed or cut the batch."""
+    given = [constant(argument(n, i)) for i in range(1, 5)]
+    if any(c is None and argument(n, i) is not None for i, c in enumerate(given, start=1)):
+        return None
+    starts, ends, axes, steps = given
+    assert starts is not None and ends is not None
+    size = dims(operand(n, 0))
+    axes = range(len(starts)) if axes is None else [int(a) % len(size) for a in axes]
+    steps = [1] * len(starts) if steps is None else steps
+    found = {}
+    for a, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if size[a] < 0 and (start, step) != (0, 1):
+            return None
+        if size[a] >= 0:
+            low = None if step < 0 and end < -size[a] else int(end)
+            found[a] = np.arange(size[a])[int(start) : low : int(step)]
+    if any(size[a] < 0 and dims(n.outputs[0])[a] != size[a] for a in axes):
+        return None
+    return {a: picked for a, picked in found.items() if not np.array_equal(picked, np.arange(size[a]))}
+
+
+def slice_channels(n: ir.Node, u: Units) -> None:
+    """y's positions are the picked ones of x.
+
+    With a step s, x's positions go in blocks of s, one picked in each: what is left is picked by the same step.
+    """
+    cut, x, y = slices(n), operand(n, 0), n.outputs[0]
+    if cut is None:
+        return
+    pass_others(n, u, set(cut))
+    for a, picked in cut.items():
+        if len(picked) == 0:
+            continue
+        step = int(picked[1] - picked[0]) if len(picked) > 1 else 1
+        for k in range(1, abs(step)):
+            beside = picked - k * np.sign(step)
+            inside = (beside >= 0) & (beside < dims(x)[a])
+            u.tie(u[x, a][picked[inside]], u[x, a][beside[inside]])
+        u.tie(u[x, a][picked], u[y, a])
+
+
+def slice_resize(n: ir.Node, keep: Keep) -> None:
+    """From the first to the last picked position that is left, by the same steps."""
+    x, starts, rows = operand(n, 0), constant(n.inputs[1]), []
+    assert starts is not None
+    for a, picked in (slices(n) or {}).items():
+        step = int(picked[1] - picked[0]) if len(picked) > 1 else 1
+        left = places(keep(x, a))[picked[keep(n.outputs[0], a)]]
+        end = int(left[-1]) + (1 if step > 0 else -1)
+        rows.append((int(left[0]), end if end >= 0 else -FAR, a, step))
+    for i, numbers in enumerate(zip(*rows, strict=True), start=1):
+        rewrite(n, i, np.array(numbers, starts.dtype))
+
+
+FAR = 1 << 30  # an end before the first position, whatever the size
+
+
+def slice_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Zeros where nothing was picked."""
+    cut, size = slices(n), dims(operand(n, 0))
+    if cut is None:
+        raise NotImplementedError("computed bounds, or some samples of the batch, have no gradient rule")
+    for a, picked in cut.items():
+        dy = put_back(g, dy, a - len(size), picked, size[a])
+    return [dy, *[None] * (len(n.inputs) - 1)]
+
+
+op("Slice", channels=slice_channels, vjp=slice_vjp, ray=linear, resize=slice_resize)
+
+
+# ---- Split ---------------------------------------------------------------------------------------------------------
+def parts(n: ir.Node) -> tuple[int, list[int]]:
+    """The axis, and how many positions each output gets."""
+    axis = attribute(n, "axis", 0) % len(dims(operand(n, 0)))
+    return axis, [dims(y)[axis] for y in n.outputs]
+
+
+def split_channels(n: ir.Node, u: Units) -> None:
+    """The outputs share x's positions out among them."""
+    axis, sizes = parts(n)
+    if min(sizes) < 0 or (argument(n, 1) is not None and constant(argument(n, 1)) is None):
+        return
+    pass_others(n, u, {axis})
+    u.tie(u[operand(n, 0), axis], np.concatenate([u[y, axis] for y in n.outputs]))
+
+
+def split_resize(n: ir.Node, keep: Keep) -> None:
+    """Sizes are what is left of each part."""
+    axis, _ = parts(n)
+    if not keep(operand(n, 0), axis).all():
+        rewrite(n, 1, [int(keep(y, axis).sum()) for y in n.outputs])
+        n.attributes.pop("num_outputs", None)
+
+
+def split_vjp(g: Tape, n: ir.Node, dys: list[ir.Value | None]) -> list[ir.Value | None]:
+    """Side by side again; a part that nobody reads is zero."""
+    axis, sizes = parts(n)
+    if min(sizes) < 0:
+        raise NotImplementedError("a split of the batch has no gradient rule")
+    from_end = axis - len(dims(operand(n, 0)))
+    given = [dy for dy in dys if dy is not None]
+    if len(given) == len(dys):
+        return [g.op("Concat", *given, axis=from_end), *[None] * (len(n.inputs) - 1)]
+    total, ends = None, np.cumsum(sizes)
+    for dy, size, end in zip(dys, sizes, ends.tolist(), strict=True):
+        if dy is not None:
+            share = put_back(g, dy, from_end, np.arange(end - size, end), sum(sizes))
+            total = share if total is None else g.op("Add", total, share)
+    return [total, *[None] * (len(n.inputs) - 1)]
+
+
+op("Split", channels=split_channels, vjp=split_vjp, several=True, ray=linear, resize=split_resize)
+
+
+# ---- Gather --------------------------------------------------------------------------------------------------------
+def gather_axis(n: ir.Node) -> int:
+    """The axis along which it picks."""
+    return attribute(n, "axis", 0) % len(dims(operand(n, 0)))
+
+
+def gather_indices(n: ir.Node) -> NDArray[np.int64] | None:
+    """The constant positions, counted from 0; None where they are computed or pick samples."""
+    index, size = constant(n.inputs[1]), dims(operand(n, 0))[gather_axis(n)]
+    return None if index is None or size < 0 else index % size
+
+
+def gather_channels(n: ir.Node, u: Units) -> None:
+    """Other axes pass. Along a list of constant indices the picked positions do; a single pick or a table keeps all."""
+    x, index, y, axis = operand(n, 0), operand(n, 1), n.outputs[0], gather_axis(n)
+    rank, picked = len(dims(index)), gather_indices(n)
+    for a in range(len(dims(x))):
+        if a != axis:
+            u.tie(u[x, a], u[y, a if a < axis else a + rank - 1])
+    if picked is not None and rank == 1:
+        u.tie(u[x, axis][picked], u[y, axis])
+    elif picked is None:
+        for a in range(rank):
+            u.tie(u[index, a], u[y, axis + a])
+
+
+def gather_resize(n: ir.Node, keep: Keep) -> None:
+    """Indices of what is left, counted anew."""
+    picked, axis = gather_indices(n), gather_axis(n)
+    if picked is not None and picked.ndim == 1 and not keep(operand(n, 0), axis).all():
+        rewrite(n, 1, places(keep(operand(n, 0), axis))[picked[keep(n.outputs[0], axis)]])
+
+
+def gather_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Each position gets back what was picked from it."""
+    x, picked, axis = operand(n, 0), gather_indices(n), gather_axis(n)
+    if not g.needs(x):
+        return [None, None]
+    if picked is None:
+        raise NotImplementedError("computed indices have no gradient rule")
+    if picked.ndim != 1:  # one axis of picks
+        size = [g.seeds, *(max(d, -1) for d in dims(x))]
+        size[axis + 1] = picked.size
+        dy = g.op("Reshape", dy, g.i64(size))
+    return [put_back(g, dy, axis - len(dims(x)), picked.reshape(-1), dims(x)[axis]), None]
+
+
+def gather_lite(w: Any, n: ir.Node) -> None:
+    """Constant positions along one axis, wherever the file holds them."""
+    x, index, y = w.input(n.inputs[0]), w.parameter(n, 1), n.outputs[0]
+    axis = attribute(n, "axis", 0) % len(x.dims)
+    if index.ndim > 1 or dims(n.inputs[0])[axis] < 0:
+        w.refuse(n, "picks along the batch or with a table of indices", "Use one constant list of indices")
+    picked = w.picked(x, axis, index.reshape(-1) % x.dims[axis])
+    w.give(y, picked if index.ndim else w.reshaped(picked, w.dims(y), picked.layout.without({axis})))
+
+
+op("Gather", channels=gather_channels, vjp=gather_vjp, ray=linear, resize=gather_resize, lite=gather_lite)
+
+
+# ---- Expand, Tile --------------------------------------------------------------------------------------------------
+def expand_channels(n: ir.Node, u: Units) -> None:
+    """Axes that are there already pass; copies along the others are units of their own."""
+    x, y = operand(n, 0), n.outputs[0]
+    shift = len(dims(y)) - len(dims(x))
+    for a, d in enumerate(dims(y)):
+        if a >= shift and dims(x)[a - shift] == d:
+            u.tie(u[x, a - shift], u[y, a])
+        elif d > 0:
+            u.touch(y, a)
+
+
+def expand_resize(n: ir.Node, keep: Keep) -> None:
+    """1 along the axes that x has already, else the copies that are left; the batch stays a computed number."""
+    x, y, target = operand(n, 0), n.outputs[0], operand(n, 1)
+    had = (0,) * (len(dims(y)) - len(dims(x))) + dims(x)
+    sizes = [1 if h == d else int(keep(y, a).sum()) for a, (h, d) in enumerate(zip(had, dims(y), strict=True))]
+    spread = np.array([h != d and d < 0 for h, d in zip(had, dims(y), strict=True)])
+    if not spread.any():
+        return rewrite(n, 1, sizes)
+    rank, graph = dims(target)[0], n.graph
+    assert isinstance(graph, ir.Graph)
+    mended = ir.node("Where", [target, target, target], name=fresh(graph, f"{n.name}.sizes"))
+    mended.outputs[0].name, mended.outputs[0].type = fresh(graph, f"{n.outputs[0].name}.sizes"), target.type
+    mended.outputs[0].shape = target.shape
+    graph.insert_before(n, mended)
+    for i, array in ((0, spread[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
+        held = parameter(fresh(graph, f"{n.outputs[0].name}.sizes.{i}"), array)
+        graph.initializers[str(held.name)] = held
+        mended.replace_input_with(i, held)
+    n.replace_input_with(1, mended.outputs[0])
+
+
+op(
+    "Expand",
+    channels=expand_channels,
+    vjp=lambda g, n, dy: [g.unbroadcast(dy, operand(n, 0), n.outputs[0]), None],
+    ray=linear,
+    resize=expand_resize,
+)
+
+
+def repeats(n: ir.Node) -> list[int]:
+    """How often each axis comes; raises NotImplementedError where that is computed."""
+    found = constant(n.inputs[1])
+    if found is None:
+        raise NotImplementedError("computed repeats have no gradient rule")
+    return found.tolist()
+
+
+def tile_channels(n: ir.Node, u: Units) -> None:
+    """Every copy of a position is the same unit."""
+    x, y = operand(n, 0), n.outputs[0]
+    for a, r in enumerate(repeats(n) if constant(n.inputs[1]) is not None else ()):
+        if r == 1 or dims(x)[a] > 0:
+            u.tie(np.tile(u[x, a], r), u[y, a])
+
+
+def tile_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """The sum over the copies."""
+    size = dims(operand(n, 0))
+    if any(r != 1 and d < 0 for r, d in zip(repeats(n), size, strict=True)):
+        raise NotImplementedError("copies of the batch have no gradient rule")
+    apart = [(r, max(d, -1)) for r, d in zip(repeats(n), size, strict=True)]
+    stacked = g.op("Reshape", dy, g.i64([g.seeds, *(i for pair in apart for i in pair)]))
+    axes = [2 * a - 2 * len(size) for a in range(len(size))]
+    return [g.op("ReduceSum", stacked, g.i64(axes), keepdims=0), None]
+
+
+op("Tile", channels=tile_channels, vjp=tile_vjp, ray=linear)
+
+
+# ---- along one axis ------------------------------------------------------------------------------------------------
+def trilu_channels(n: ir.Node, u: Units) -> None:
+    """Stacked matrices pass; their rows and columns are counted."""
+    rank = len(dims(n.outputs[0]))
+    pass_others(n, u, {rank - 2, rank - 1})
+
+
+op(
+    "Trilu",
+    channels=trilu_channels,
+    vjp=lambda g, n, dy: [
+        g.op("Trilu", dy, *n.inputs[1:], upper=attribute(n, "upper", 1)),
+        *[None] * len(n.inputs[1:]),
+    ],
+    ray=linear,
+)
+
+
+def cumsum_axis(n: ir.Node) -> int:
+    """The axis that is summed along; raises NotImplementedError where it is computed."""
+    axis = constant(n.inputs[1])
+    if axis is None:
+        raise NotImplementedError("a computed axis has no gradient rule")
+    return int(axis.item()) % len(dims(operand(n, 0)))
+
+
+def cumsum_channels(n: ir.Node, u: Units) -> None:
+    """Axes that are not summed along pass."""
+    if constant(n.inputs[1]) is not None:
+        pass_others(n, u, {cumsum_axis(n)})
+
+
+def cumsum_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """The running sum from the other end."""
+    if dims(operand(n, 0))[cumsum_axis(n)] < 0:
+        raise NotImplementedError("a running sum over the batch has no gradient rule")
+    from_end = g.i64(cumsum_axis(n) - len(dims(operand(n, 0))))
+    settings = {"exclusive": attribute(n, "exclusive", 0), "reverse": 1 - attribute(n, "reverse", 0)}
+    return [g.op("CumSum", dy, from_end, **settings), None]
+
+
+op("CumSum", channels=cumsum_channels, vjp=cumsum_vjp, ray=linear)
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+def shape_reads(n: ir.Node) -> set[int]:
+    """Axes whose size is really used: constant picks tell which."""
+    rank = len(dims(operand(n, 0)))
+    asked = list(range(rank))[attribute(n, "start", 0) : attribute(n, "end", rank)]
+    y, found = n.outputs[0], set()
+    if y.is_graph_output():
+        return set(asked)
+    for use in y.uses():
+        index = constant(argument(use.node, 1)) if use.node.op_type == "Gather" and use.idx == 0 else None
+        cut = slices(use.node) if use.node.op_type == "Slice" and use.idx == 0 else None
+        picks = index if index is not None else cut[0] if cut and 0 in cut else np.arange(len(asked))
+        found |= {asked[int(i)] for i in np.ravel(picks)}
+    return found
+
+
+def shape_channels(n: ir.Node, u: Units) -> None:
+    """Axes whose size nobody uses are free."""
+    x = operand(n, 0)
+    for a in set(range(len(dims(x)))) - shape_reads(n):
+        u.touch(x, a)
+
+
+def no_share(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """Whole numbers have no derivative."""
+    return [None] * len(n.inputs)
+
+
+op("Shape", channels=shape_channels)
+op("Size")
+op("ConstantOfShape", vjp=no_share)
+op("Range", vjp=no_share)
