@@ -159,6 +159,8 @@ def targets(graph: ir.Graph) -> None:
             wanted = expand_target(node)
         elif node.domain == "" and node.op_type == "Resize":
             wanted, place = resize_scales(node), 2
+            if wanted is None:
+                resize_few(graph, names, node)
         if wanted is None:
             continue
         before = node.inputs[place]
@@ -215,8 +217,21 @@ def resize_scales(node: ir.Node) -> NDArray[np.float32] | None:
             scales.append(np.float32(1))
         elif isinstance(a, int) and isinstance(b, int) and a > 0:
             scales.append(np.float32(b) / np.float32(a))
-            if int(np.float32(a) * scales[-1]) != b:
-                return None
+            if int(a * float(scales[-1])) != b or int(np.float32(a) * scales[-1]) != b:
+                return None  # rounded down, in double or in float
         else:
             return None
     return np.array(scales, np.float32)
+
+
+def resize_few(graph: ir.Graph, names: Names, node: ir.Node) -> None:
+    """Sizes of the axes alone that are resized, where no scales lead to them."""
+    sizes = node.inputs[3] if len(node.inputs) > 3 else None
+    before, after = sizes_of(node.inputs[0]), sizes_of(node.outputs[0])
+    if sizes is None or before is None or after is None or "axes" in node.attributes:
+        return
+    axes = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+    wanted = [after[i] for i in axes]
+    if axes and all(isinstance(d, int) for d in wanted):
+        node.replace_input_with(3, held(graph, names, f"{node.outputs[0].name}.sizes", np.array(wanted, np.int64)))
+        node.attributes["axes"] = ir.AttrInt64s("axes", axes)

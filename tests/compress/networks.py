@@ -32,12 +32,13 @@ class Net:
         self.generator = np.random.default_rng([seed, 11])
         self.batch, self.inputs = batch, inputs
         self.nodes: list[onnx.NodeProto] = []
+        self.outputs: list[str] = []
         self.parameters: dict[str, np.ndarray] = {}
 
     # ---- what has been built --------------------------------------------------------------------------------------
     def proto(self, *outputs: str, opset: int = 20) -> onnx.ModelProto:
         """The file, with these outputs (the last node's by default)."""
-        names = outputs or (self.nodes[-1].output[0],)
+        names = outputs or self.outputs or (self.nodes[-1].output[0],)
         graph = helper.make_graph(
             self.nodes,
             "net",
@@ -394,14 +395,259 @@ def recurrent() -> Net:
     return net
 
 
+def two_ways() -> Net:
+    """Half of the channels go on, the other half through a branch; then both are shuffled, as in ShuffleNetV2."""
+    net = Net(17, x=(3, 6, 6))
+    y = net.relu(net.conv("x", 12))
+    for _ in range(2):
+        near = net.op("Split", y, np.array([6, 6], np.int64), axis=1, outputs=2)
+        y = net.relu(net.conv(net.conv(net.relu(net.conv(f"{near}:1", 6, 1)), 6, group=6), 6, 1))
+        y = net.op("Reshape", net.op("Concat", near, y, axis=1), np.array([0, 2, 6, 6, 6], np.int64))
+        y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3, 4]), np.array([0, 12, 6, 6], np.int64))
+    net.head(net.pooled(net.relu(net.conv(y, 7, 1))))
+    return net
+
+
+def gated_halves() -> Net:
+    """Gated linear units: one half gates the other, by Split and by Slice; a part that nobody reads."""
+    net = Net(18, x=(2, 20))
+    y = net.conv("x", 16)
+    a = net.op("Split", y, axis=1, num_outputs=2, outputs=2)
+    y = net.conv(net.op("Mul", a, net.op("Sigmoid", f"{a}:1")), 15)
+    first, last = (
+        net.op("Slice", y, *(np.array([i], np.int64) for i in (*ends, 1, 1))) for ends in ((0, 7), (-7, 1 << 60))
+    )
+    y = net.conv(net.op("Mul", net.op("Tanh", first), last), 9)
+    c = net.op("Split", y, np.array([5, 4], np.int64), axis=1, outputs=2)
+    net.head(net.op("ReduceMean", c, np.array([2], np.int64), keepdims=0))
+    return net
+
+
+def pixel_shuffle() -> Net:
+    """Super-resolution: channels to space by DepthToSpace in both orders and by reshapes, and back to channels."""
+    net = Net(19, x=(2, 4, 4))
+    y = net.op("DepthToSpace", net.relu(net.conv("x", 20)), blocksize=2, mode="CRD")
+    y = net.op("DepthToSpace", net.relu(net.conv(y, 24)), blocksize=2)
+    y = net.op("SpaceToDepth", net.relu(net.conv(y, 6)), blocksize=4)
+    y = net.op("Reshape", net.relu(net.conv(y, 16)), np.array([-1, 4, 2, 2, 4, 4], np.int64))
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 1, 4, 2, 5, 3]), np.array([-1, 4, 8, 8], np.int64))
+    net.conv(y, 2)
+    return net
+
+
+def u_net() -> Net:
+    """Down by pooling, up by a transposed convolution and by resizing, joined with what came before."""
+    net = Net(20, x=(2, 8, 8))
+    a = net.relu(net.conv("x", 6))
+    b = net.relu(net.conv(net.op("MaxPool", a, kernel_shape=[2, 2], strides=[2, 2]), 8))
+    y = net.relu(net.conv(net.op("MaxPool", b, kernel_shape=[2, 2], strides=[2, 2]), 10))
+    w = net.weight("up", 10, 7, 2, 2, terms=10)
+    y = net.op("ConvTranspose", y, w, net.bias("up.bias", 7), strides=[2, 2])
+    y = net.relu(net.conv(net.op("Concat", y, b, axis=1), 8))
+    y = net.op("Resize", y, None, np.array([1, 1, 2, 2], np.float32), mode="linear")
+    net.conv(net.relu(net.conv(net.op("Concat", a, y, axis=1), 6)), 2, 1)
+    return net
+
+
+def pyramid() -> Net:
+    """Feature pyramid: three scales, from coarse to fine, each with a shared head."""
+    net = Net(21, x=(2, 8, 8))
+    levels, y = [], "x"
+    for channels in (6, 8, 10):
+        y = net.relu(net.conv(y, channels, strides=[2, 2] if levels else [1, 1]))
+        levels.append(net.conv(y, 9, 1))
+    w, b = net.weight("shared", 5, 9, 3, 3, terms=81), net.bias("shared.bias", 5)
+    last = net.weight("last", 3, 5, 1, 1, terms=5)
+    merged = levels.pop()
+    while True:
+        hidden = net.relu(net.op("Conv", merged, w, b, pads=[1] * 4))
+        net.outputs.append(net.op("Conv", hidden, last))
+        if not levels:
+            return net
+        up = net.op("Resize", merged, None, np.array([1, 1, 2, 2], np.float32), mode="nearest")
+        merged = net.op("Add", levels.pop(), up)
+
+
+def volume() -> Net:
+    """3-D convolutions, pooled and flattened."""
+    net = Net(22, x=(2, 4, 5, 4))
+    y = net.relu(net.norm(net.conv("x", 6)))
+    y = net.op("MaxPool", net.relu(net.conv(y, 5)), kernel_shape=[2, 2, 2], strides=[2, 2, 2])
+    net.head(net.relu(net.dense(net.op("Flatten", y), 8)))
+    return net
+
+
+def siamese() -> Net:
+    """Two inputs through the same weights, compared; one weight used three times."""
+    net = Net(23, a=(2, 6, 6), b=(2, 6, 6))
+    w, bias = net.weight("w", 8, 2, 3, 3, terms=18), net.bias("w.bias", 8)
+    v = net.weight("v", 7, 8, 1, 1, terms=8)
+    a, b = (net.relu(net.op("Conv", net.relu(net.op("Conv", x, w, bias)), v)) for x in ("a", "b"))
+    turn = net.weight("turn", 7, 7, terms=7)
+    y = net.op("MatMul", net.op("MatMul", net.pooled(net.op("Sub", a, b)), turn), turn)
+    y = net.op("Add", net.op("MatMul", net.op("Tanh", y), turn), net.pooled(net.op("Mul", a, b)))
+    net.head(net.relu(net.dense(y, 6)))
+    return net
+
+
+def tokens_of(net: Net, x: str, width: int) -> str:
+    """Patches of an image as tokens, [N, T, width]."""
+    y = net.conv(x, width, 2, strides=[2, 2], pads=[0] * 4)
+    y = net.op("Reshape", y, np.array([0, width, -1], np.int64))
+    return net.op("Transpose", y, perm=[0, 2, 1])
+
+
+def linear(net: Net, x: str, units: int, name: str) -> str:
+    """A token-wise dense layer."""
+    columns = net.shape(x)[-1]
+    y = net.op("MatMul", x, net.weight(f"{name}.w", columns, units, terms=2 * columns))
+    return net.op("Add", y, net.bias(f"{name}.b", units))
+
+
+def attended(net: Net, q: str, k: str, v: str, bias: str | None = None) -> str:
+    """softmax(q·kᵀ/√d + bias)·v, all [N, H, T, d]."""
+    axes = list(range(len(net.shape(k)) + 1))
+    axes[-2:] = axes[:-3:-1]
+    scores = net.op("MatMul", net.op("Mul", q, np.array(0.5, np.float32)), net.op("Transpose", k, perm=axes))
+    scores = net.op("Add", scores, bias) if bias else scores
+    return net.op("MatMul", net.op("Softmax", scores), v)
+
+
+def layer_norm(net: Net, x: str) -> str:
+    """Normalised tokens."""
+    width = net.shape(x)[-1]
+    scale = net.hold(f"ln{len(net.nodes)}.w", net.generator.uniform(0.6, 1.4, width).astype(np.float32))
+    return net.op("LayerNormalization", x, scale, net.bias(f"ln{len(net.nodes)}.b", width))
+
+
+def fused_attention() -> Net:
+    """A vision transformer: class token, fused query, key and value, layer norms, layer scale, MLP."""
+    net = Net(24, x=(2, 4, 4))
+    width, heads, size = 12, 3, 5
+    y = tokens_of(net, "x", width)
+    shape = net.op("Gather", net.op("Shape", y), np.array([0], np.int64))
+    target = net.op("Concat", shape, np.array([1, width], np.int64), axis=0)
+    y = net.op("Concat", net.op("Expand", net.bias("cls", 1, 1, width), target), y, axis=1)
+    y = net.op("Add", y, net.bias("position", 1, size, width))
+    qkv = linear(net, layer_norm(net, y), 3 * width, "qkv")
+    qkv = net.op("Reshape", qkv, np.array([-1, size, 3, heads, width // heads], np.int64))
+    qkv = net.op("Transpose", qkv, perm=[2, 0, 3, 1, 4])
+    q, k, v = (net.op("Gather", qkv, np.array(i, np.int64), axis=0) for i in range(3))
+    z = net.op("Transpose", attended(net, q, k, v), perm=[0, 2, 1, 3])
+    z = linear(net, net.op("Reshape", z, np.array([-1, size, width], np.int64)), width, "out")
+    y = net.op("Add", y, net.op("Mul", z, net.bias("gamma", width)))
+    z = linear(net, net.op("Gelu", linear(net, layer_norm(net, y), 16, "up")), width, "down")
+    y = net.op("Add", y, net.op("Mul", net.bias("gamma2", width), z))
+    net.head(net.op("Gather", layer_norm(net, y), np.array(0, np.int64), axis=1))
+    return net
+
+
+def grouped_query() -> Net:
+    """Four query heads share two keys and values; rotated by Slice, Neg and Concat; a gated MLP."""
+    net = Net(25, x=(5, 6))
+    kv, repeats, width, tokens = 2, 2, 6, 5
+    y = net.op("Tanh", "x")
+    q = net.op("Reshape", linear(net, y, kv * repeats * width, "q"), np.array([0, 0, kv * repeats, width], np.int64))
+    k, v = (net.op("Reshape", linear(net, y, kv * width, name), np.array([0, 0, kv, width], np.int64)) for name in "kv")
+    q, k, v = (net.op("Transpose", z, perm=[0, 2, 1, 3]) for z in (q, k, v))
+    angles = np.outer(np.arange(tokens), [1, 0.3, 0.1, 1, 0.3, 0.1]).astype(np.float32)
+
+    def rotated(z: str) -> str:
+        ends = ((0, width // 2), (width // 2, width))
+        low, high = (net.op("Slice", z, *(np.array([i], np.int64) for i in (*e, -1))) for e in ends)
+        turned = net.op("Mul", net.op("Concat", net.op("Neg", high), low, axis=-1), np.sin(angles))
+        return net.op("Add", net.op("Mul", z, np.cos(angles)), turned)
+
+    def repeated(z: str) -> str:
+        z = net.op("Expand", net.op("Unsqueeze", z, np.array([2], np.int64)), np.array([1, 1, repeats, 1, 1], np.int64))
+        return net.op("Reshape", z, np.array([-1, kv * repeats, tokens, width], np.int64))
+
+    mixed = attended(net, rotated(q), repeated(rotated(k)), repeated(v))
+    mixed = net.op("Transpose", mixed, perm=[0, 2, 1, 3])
+    mixed = net.op("Reshape", mixed, np.array([-1, tokens, kv * repeats * width], np.int64))
+    y = net.op("Add", linear(net, mixed, 6, "o"), "x")
+    gate = net.op("Mul", net.op("Sigmoid", linear(net, y, 9, "gate")), linear(net, y, 9, "up"))
+    y = net.op("Add", y, linear(net, gate, 6, "down"))
+    net.head(net.op("ReduceMean", y, np.array([1], np.int64), keepdims=0))
+    return net
+
+
+def windows() -> Net:
+    """Attention in shifted windows with a relative bias, as in Swin: roll by Slice and Concat, partition, reverse."""
+    net = Net(26, x=(2, 8, 8))
+    width, heads, side, w = 8, 2, 4, 2
+    y = net.op("Transpose", net.conv("x", width, 2, strides=[2, 2], pads=[0] * 4), perm=[0, 2, 3, 1])
+
+    def rolled(z: str, shift: int) -> str:
+        for axis in (1, 2):
+            ends = ((shift, 1 << 60), (0, shift))
+            z = net.op(
+                "Concat", *(net.op("Slice", z, *(np.array([i], np.int64) for i in (*e, axis))) for e in ends), axis=axis
+            )
+        return z
+
+    z = net.op("Reshape", rolled(layer_norm(net, y), 1), np.array([-1, side // w, w, side // w, w, width], np.int64))
+    z = net.op("Reshape", net.op("Transpose", z, perm=[0, 1, 3, 2, 4, 5]), np.array([-1, w * w, width], np.int64))
+    qkv = net.op("Reshape", linear(net, z, 3 * width, "qkv"), np.array([-1, w * w, 3, heads, width // heads], np.int64))
+    qkv = net.op("Split", net.op("Transpose", qkv, perm=[2, 0, 3, 1, 4]), axis=0, num_outputs=3, outputs=3)
+    q, k, v = (net.op("Squeeze", part, np.array([0], np.int64)) for part in (qkv, f"{qkv}:1", f"{qkv}:2"))
+    table = net.bias("table", (2 * w - 1) ** 2, heads)
+    places = np.stack(np.divmod(np.arange(w * w), w))
+    offsets = (places[:, :, None] - places[:, None]) + w - 1
+    bias = net.op("Gather", table, (offsets[0] * (2 * w - 1) + offsets[1]).ravel(), axis=0)
+    bias = net.op("Transpose", net.op("Reshape", bias, np.array([w * w, w * w, heads])), perm=[2, 0, 1])
+    z = attended(net, q, k, v, net.op("Unsqueeze", bias, np.array([0], np.int64)))
+    z = net.op("Reshape", net.op("Transpose", z, perm=[0, 2, 1, 3]), np.array([-1, w * w, width], np.int64))
+    z = net.op("Reshape", linear(net, z, width, "out"), np.array([-1, side // w, side // w, w, w, width], np.int64))
+    z = net.op("Reshape", net.op("Transpose", z, perm=[0, 1, 3, 2, 4, 5]), np.array([-1, side, side, width], np.int64))
+    y = net.op("Add", y, rolled(z, -1))
+    y = net.op("Add", y, linear(net, net.op("Gelu", linear(net, layer_norm(net, y), 12, "up")), width, "down"))
+    net.head(net.op("ReduceMean", y, np.array([1, 2], np.int64), keepdims=0))
+    return net
+
+
+def mixer() -> Net:
+    """MLPs over tokens and over channels in turn."""
+    net = Net(27, x=(2, 4, 4))
+    y = tokens_of(net, "x", 10)
+    z = net.op("Transpose", layer_norm(net, y), perm=[0, 2, 1])
+    z = linear(net, net.op("Gelu", linear(net, z, 9, "tokens.up")), 4, "tokens.down")
+    y = net.op("Add", y, net.op("Transpose", z, perm=[0, 2, 1]))
+    y = net.op("Add", y, linear(net, net.op("Gelu", linear(net, layer_norm(net, y), 14, "up")), 10, "down"))
+    net.head(net.op("ReduceMean", layer_norm(net, y), np.array([1], np.int64), keepdims=0))
+    return net
+
+
+def sequence_first() -> Net:
+    """Attention with tokens ahead of the batch, which heads are folded into: [T, N, H·d] -> [T, N·H, d]."""
+    net = Net(28, x=(5, 6))
+    heads, width, tokens = 3, 4, 5
+    y = net.op("Transpose", net.op("Tanh", "x"), perm=[1, 0, 2])
+
+    def projected(name: str) -> str:
+        z = net.op("MatMul", y, net.weight(f"{name}.w", 6, heads * width, terms=12))
+        z = net.op("Reshape", net.op("Add", z, net.bias(f"{name}.b", heads * width)), FOLDED)
+        return net.op("Transpose", z, perm=[1, 0, 2])
+
+    FOLDED = np.array([tokens, -1, width], np.int64)
+    z = net.op("Transpose", attended(net, *(projected(name) for name in "qkv")), perm=[1, 0, 2])
+    z = net.op("Reshape", z, np.array([tokens, -1, heads * width], np.int64))
+    z = net.op("Add", net.op("MatMul", z, net.weight("o.w", heads * width, 6, terms=12)), y)
+    net.head(net.op("ReduceMean", z, np.array([0], np.int64), keepdims=0))
+    return net
+
+
 NETWORKS: dict[str, Callable[[], Net]] = {
     f.__name__: f
     for f in (
         mlp, alexnet, residual, separable, dense_block, grouped, excitation, signal, channels_last, literal_batch,
         decoder, activations, two_inputs, attention, two_heads, shuffle, normalised, recurrent,
+        two_ways, gated_halves, pixel_shuffle, u_net, pyramid, volume, siamese, fused_attention, grouped_query, windows,
+        mixer, sequence_first,
     )
 }  # fmt: skip
-CLASSIFIERS = [name for name in NETWORKS if name not in ("decoder", "recurrent")]  # a recurrence has no gradient rule
+IMAGES = {"decoder", "pixel_shuffle", "u_net", "pyramid"}  # what they answer is no row of logits
+CLASSIFIERS = [n for n in NETWORKS if n not in IMAGES and n != "recurrent"]  # a recurrence has no gradient rule
 
 
 @cache

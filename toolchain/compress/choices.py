@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.ops.units import Draft, Ids, Labels, Units, Way
+from toolchain.ops.units import Draft, Ids, Labels, Units, Way, merge
 
 TRIALS = 64
 GAIN = 1e-3  # of the parameters: less is no reason to leave an earlier way
@@ -70,8 +70,13 @@ def chosen(graph: ir.Graph, units: Units) -> Labels:
     if not open_ways:
         return labels
     measure = weights(graph, units)
-    least = measure.kept(labels)
-    for _, picks in zip(range(TRIALS), trials(units, open_ways, best), strict=False):
+    least, seen = measure.kept(labels), {tuple(best.values())}
+    for picks in trials(units, open_ways, best):
+        if (key := tuple(picks.values())) in seen:
+            continue
+        seen.add(key)
+        if len(seen) > TRIALS:
+            break
         other = draft.labels(picks)
         kept = measure.kept(other)
         if kept < least * (1 - GAIN):
@@ -98,17 +103,23 @@ def narrowed(units: Units) -> tuple[Draft, dict[int, list[int]]]:
 def may_help(labels: Labels, way: Way) -> bool:
     """Whether some position of the way is free, and not one with all others: no further choice can undo either."""
     a, b = (labels.root[np.concatenate([t[side].ravel() for t in way.ties])] for side in (0, 1))
-    free = ~(labels.is_frozen(a) | labels.is_frozen(b))
-    return bool(free.any()) and len(np.unique(a)) > 1
+    found, local = np.unique(np.concatenate([a, b]), return_inverse=True)
+    root = merge(np.arange(len(found)), local[: len(a)], local[len(a) :])
+    frozen = np.zeros(len(found), bool)
+    np.logical_or.at(frozen, root, labels.is_frozen(found))
+    return len(np.unique(root)) > 1 and not frozen[root].all()
 
 
 def trials(units: Units, open_ways: dict[int, list[int]], best: Picks) -> Iterator[Picks]:
-    """Picks to try, each a change of the best so far: all choices of one width together, then each kind alone."""
+    """Picks to try, each a change of the best so far: all of one width, or of one place, together; then each kind."""
     widths = {c: [len(np.unique(units.choices[c].ways[w].ties[0][1])) for w in ways] for c, ways in open_ways.items()}
     for size in sorted({s for found in widths.values() for s in found}, reverse=True):
         for turn in (1, -1):
             able = {c: dict(list(zip(widths[c], open_ways[c], strict=True))[::-turn]) for c in open_ways}
             yield best | {c: ways[size] for c, ways in able.items() if size in ways}
+    for w in range(max(map(len, open_ways.values()))):
+        yield best | {c: ways[w] for c, ways in open_ways.items() if w < len(ways)}
+        yield best | {c: ways[-1 - w] for c, ways in open_ways.items() if w < len(ways)}
     kinds: dict[object, list[int]] = {}
     for c in open_ways:
         kinds.setdefault(units.choices[c].kind, []).append(c)
