@@ -1,4 +1,5 @@
-"""One network of a corpus from load to proof, in a process of its own: prints one JSON line.
+"""One network of a corpus from load to proof, in a process of its own: prints one JSON line,
+and one before the gradients are checked.
 
     python -m benchmarks.corpus_case NAME.onnx [--criterion random] [--align off] [--share 50] [--no-gradient]
 
@@ -103,6 +104,7 @@ def follow(row: Row, path: Path, criterion: str, align: str, share: float, gradi
     row["reason"] = next(iter(row["frozen"]), "")
     row["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if gradient:
+        print(json.dumps(row | {"gradient": [{"status": "timeout"}]}), flush=True)  # all there is if time runs out
         with timed(row, "gradient"):
             from benchmarks.corpus_gradient import gradients
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from benchmarks.double import in_double
 from toolchain.compress.attribution import targets
@@ -18,6 +19,7 @@ from toolchain.compress.gradient import ALPHA, INPUT, LABELS, WEIGHT, attributio
 from toolchain.compress.groups import Channels
 from toolchain.errors import JettisonError
 from toolchain.model import Model, to_bytes
+from toolchain.ops.table import dims
 from toolchain.session import run, session, with_outputs
 
 DIRECTIONS = 4
@@ -28,12 +30,40 @@ Feed = dict[str, np.ndarray[Any, Any]]
 
 def gradients(model: Model, channels: Channels, probes: Sequence[Feed]) -> list[dict[str, Any]]:
     """A middle cut and a late one: where each lies, and how far its gradient is off."""
+    model = with_logits(model)
     cuts = list(dict.fromkeys(c for g in channels.groups for c, _ in g.cuts))
     order = {str(v.name): i for i, n in enumerate(model.graph) for v in n.outputs}
     cuts = sorted((c for c in cuts if c in order), key=order.__getitem__)
     if not cuts:
         return []
     return [checked(model, cut, probes) for cut in dict.fromkeys((cuts[len(cuts) // 2], cuts[-1]))]
+
+
+def with_logits(model: Model) -> Model:
+    """The model with its first output alone, as one row of logits: means over places, or all of it if it is small."""
+    first = model.graph.outputs[0]
+    sizes = dims(first)
+    if len(model.graph.outputs) == 1 and len(sizes) == 2 and sizes[1] > 1:
+        return model
+    clone = with_outputs(model.ir, [str(first.name)])
+    value = clone.graph.outputs[0]
+    if len(sizes) > 2:
+        if sizes[1] > 1:
+            value = appended(clone.graph, "GlobalAveragePool", value, (*sizes[:2], *[1] * (len(sizes) - 2)))
+        value = appended(clone.graph, "Flatten", value, (sizes[0], int(np.prod(dims(value)[1:]))))
+    clone.graph.outputs.clear()
+    clone.graph.outputs.append(value)
+    return model.with_ir(clone)
+
+
+def appended(graph: ir.Graph, op_type: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+    """The output of a node behind all others."""
+    node = ir.node(op_type, [value], name=f"corpus/{op_type}")
+    out = node.outputs[0]
+    out.name, out.type = f"corpus/{op_type}.out", value.type
+    out.shape = ir.Shape(["N" if d < 0 else d for d in shape])
+    graph.append(node)
+    return out
 
 
 def checked(model: Model, cut: str, probes: Sequence[Feed]) -> dict[str, Any]:
