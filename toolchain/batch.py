@@ -112,7 +112,8 @@ class Reader:
         """Constants beside samples, once for each sample."""
         grows = [self.grown(v, k) for v, k in zip(node.inputs, took, strict=True)]
         found = list(took)
-        for i in stretchable(node, next(a for a in grows if a is not None), grows):
+        rank = len(self.exported[node.outputs[0]].shape or ())
+        for i in stretchable(node, next(a for a in grows if a is not None), rank, grows):
             k = took[i]
             if k is not None and k.shape is not None and self.ratio[1] == 1:
                 axis = next(a for a in grows if a is not None)
@@ -121,12 +122,11 @@ class Reader:
         return found
 
 
-def stretchable(node: ir.Node, axis: int, grows: Sequence[int | None]) -> list[int]:
+def stretchable(node: ir.Node, axis: int, rank: int, grows: Sequence[int | None]) -> list[int]:
     """Inputs of a node that do not grow along this axis, and must where the others do."""
     if node.op_type in RECURRENT:
         places = STATES if axis == 1 else ()
     else:
-        rank = max((len(v.shape or ()) for v in node.inputs if v is not None), default=0)
         along = attribute_of(node, "axis", 0)
         places = () if along in (axis, axis - rank) else range(len(node.inputs))
     return [i for i in places if i < len(node.inputs) and node.inputs[i] is not None and grows[i] is None]
@@ -157,7 +157,8 @@ def stretch(graph: ir.Graph, two: Walk, three: Walk) -> None:
         found = [None if v is None else batch_axis(two.get(v), three.get(v)) for v in node.inputs]
         grows = [None if f is None else f[0] for f in found]
         axis = next((a for a in grows if a is not None), None)
-        for i in stretchable(node, axis, grows) if axis is not None else ():
+        rank = len(two[node.outputs[0]].shape or ())
+        for i in stretchable(node, axis, rank, grows) if axis is not None else ():
             value = node.inputs[i]
             assert value is not None and axis is not None
             shape = two[value].shape if value in two else tuple(value.shape.numpy() if value.shape else ())
@@ -234,10 +235,17 @@ def mixing(graph: ir.Graph, two: Walk, three: Walk, merged: Collection[ir.Value]
 
 
 def counts_samples(a: Known | None, b: Known | None) -> bool:
-    """Whether a real number depends on how many samples there are: a mean over them, perhaps."""
+    """Whether real numbers depend on how many samples there are, or on a sample's place among them."""
     if a is None or b is None or a.array is None or b.array is None or a.array.dtype.kind != "f":
         return False
-    return not np.array_equal(a.array, b.array)
+    x, y = a.array, b.array
+    if x.ndim != y.ndim:
+        return True
+    for axis in [i for i, (m, n) in enumerate(zip(x.shape, y.shape, strict=True)) if m != n]:
+        if (x != x.take([0], axis)).any() or (y != y.take([0], axis)).any():
+            return True
+        x, y = x.take([0], axis), y.take([0], axis)  # the same for every sample
+    return not np.array_equal(x, y)
 
 
 def mixes(node: ir.Node, batches: list[Batch | None], two: Walk, three: Walk) -> bool:
@@ -253,7 +261,12 @@ def mixes(node: ir.Node, batches: list[Batch | None], two: Walk, three: Walk) ->
         return True
     after = batch_axis(two[node.outputs[0]], three[node.outputs[0]])
     if node.op_type == "Slice":
-        return after is None or after[0] != first[0] or after[2] != first[2] or not passes_in_order(node, first[0])
+        return (
+            after is None
+            or after[0] != first[0]
+            or after[2] != first[2]
+            or not passes_in_order(node, first[0], len(two[node.outputs[0]].shape or ()))
+        )
     if node.op_type in VIEWS and after is not None:
         return not (first[1] == after[1] or first[2] > 1 or spans(first, after))
     return False
@@ -308,18 +321,15 @@ def axes_along(node: ir.Node, known: Walk) -> set[int]:
     return set(range(axis, len(shape))) if node.op_type == "LayerNormalization" else {axis}
 
 
-def passes_in_order(node: ir.Node, axis: int) -> bool:
+def passes_in_order(node: ir.Node, axis: int, rank: int) -> bool:
     """Whether a Slice is known to leave an axis, whose size it keeps, in its order."""
-    held = [None if v is None or v.const_value is None else v.const_value.numpy().tolist() for v in node.inputs[1:]]
-    held += [None] * (4 - len(held))
-    starts, _, axes, steps = held
-    rank = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0
-    if starts is None or (axes is None and len(node.inputs) > 3 and node.inputs[3] is not None):
+    given = [None if v is None else v.const_value for v in node.inputs[1:]] + [None] * 4
+    starts, _, axes, steps = (None if t is None else t.numpy().tolist() for t in given[:4])
+    told = [i for i in (3, 4) if i < len(node.inputs) and node.inputs[i] is not None]
+    if (axes is None and 3 in told) or (steps is None and 4 in told) or (axes is None and starts is None):
         return False
-    listed = list(range(len(starts))) if axes is None else [a % rank if rank else a for a in axes]
-    if axis not in listed:
-        return all(a >= 0 for a in listed)
-    return len(node.inputs) < 5 or node.inputs[4] is None or (steps is not None and steps[listed.index(axis)] == 1)
+    listed = list(range(len(starts or ()))) if axes is None else [int(a) % rank for a in axes]
+    return steps is None or axis not in listed or steps[listed.index(axis)] == 1
 
 
 def one_letter(node: ir.Node, batches: list[Batch | None]) -> bool:

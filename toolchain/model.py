@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from toolchain.batch import BATCH, Reader, mixing, stretch
 from toolchain.errors import BadInput, Unsupported, UsageError
@@ -93,6 +94,8 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
         older = "older than 7" if opset < OLDEST else f"newer than {NEWEST}"
         raise Unsupported(f"opset {opset} is {older}", str(path), "Re-export with an opset from 7 to 26")
     check_graph(proto, path)
+    if proto.functions:
+        proto = inlined(proto, path)
     try:
         model = ir.from_proto(lifted(proto) if opset < OPSET else proto)
     except (ir.serde.SerdeError, UnicodeDecodeError) as error:
@@ -102,6 +105,16 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     check_parameters(model.graph, path)
     batch, held_by = settle(model.graph, shapes or {}, path)
     return Model(model, sha256, opset, batch, held_by)
+
+
+def inlined(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model with the bodies of its functions in place of their calls."""
+    import onnx.inliner
+
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (RuntimeError, onnx.checker.ValidationError, DecodeError) as error:
+        raise BadInput(f"calls functions that cannot be inlined: {root_of(error)}", str(path)) from error
 
 
 def root_of(error: BaseException) -> str:
@@ -161,7 +174,7 @@ def own_parameters(graph: ir.Graph) -> None:
     """Initializers are no inputs, Constant nodes are initializers, and small constants belong to one node each.
 
     Exporters merge equal constants, which would tie the layers that share them (a DenseNet: 89 groups instead of 120).
-    Shared weights of two or more axes are meant, and stay shared.
+    Shared weights with two or more axes that are longer than 1 are meant, and stay shared.
     """
     names = set(graph.initializers)
     for value in [v for v in graph.inputs if v.name in names]:
@@ -173,7 +186,9 @@ def own_parameters(graph: ir.Graph) -> None:
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         uses = list(value.uses())
-        if tensor is None or len(uses) < 2 or (len(tensor.shape) > 1 and tensor.dtype.is_floating_point()):
+        if tensor is None or len(uses) < 2:
+            continue
+        if tensor.dtype.is_floating_point() and sum(d != 1 for d in tensor.shape.numpy()) > 1:
             continue
         for number, use in enumerate(uses[1:], start=2):
             name = f"{value.name}.{number}"
