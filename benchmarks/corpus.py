@@ -1,7 +1,8 @@
 """Surgery over a corpus of exported networks: is it exact on each, how much goes, how long does it take?
 
     python -m benchmarks.corpus FOLDER --out corpus.jsonl [--jobs 2] [--only REGEX] [--timeout 300]
-    python -m benchmarks.corpus --table corpus.jsonl
+    python -m benchmarks.corpus --table corpus.jsonl [--against onnxsim.jsonl torch_pruning.jsonl]
+    python -m benchmarks.corpus FOLDER --out RIVAL.jsonl --module benchmarks.rivals.RIVAL_case --python PATH [-- OPTIONS]
 
 FOLDER holds NAME.onnx with its probe inputs NAME.npz, and where it was exported a manifest.jsonl; networks that the
 manifest calls not ok are left out. Each network gets a process of its own with limits on time and memory, so that a
@@ -21,9 +22,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+OURS = "benchmarks.corpus_case"
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 
@@ -43,19 +46,30 @@ def rows_of(file: Path) -> list[Row]:
     return list({r["name"]: r for r in map(json.loads, lines)}.values())
 
 
-def child(module: str, path: Path, options: Sequence[str], timeout: float, memory: int) -> Row:
+@dataclass(frozen=True)
+class Case:
+    """How one network is run: the interpreter, the module, what follows the path, and its limits."""
+
+    python: str
+    module: str
+    options: tuple[str, ...]
+    timeout: float
+    memory: int
+
+
+def child(path: Path, case: Case) -> Row:
     """One network in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", module, str(path), *options]
+    command = [case.python, "-m", case.module, str(path), *case.options]
     row: Row = {"name": path.stem, "bytes": path.stat().st_size}
-    limit = lambda: resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    limit = lambda: resource.setrlimit(resource.RLIMIT_DATA, (case.memory, case.memory))
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=timeout, preexec_fn=limit
+            command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=case.timeout, preexec_fn=limit
         )
     except subprocess.TimeoutExpired as error:
         found = last_row((error.stdout or b"").decode())
-        return found or row | {"status": "timeout", "reason": f"more than {timeout:g} s"}
+        return found or row | {"status": "timeout", "reason": f"more than {case.timeout:g} s"}
     found = last_row(done.stdout)
     if found and (done.returncode == 0 or "gradient" in found):
         return found
@@ -69,13 +83,12 @@ def last_row(text: str) -> Row | None:
     return json.loads(rows[-1]) if rows else None
 
 
-def sweep(paths: Sequence[Path], out: Path, module: str, options: Sequence[str], jobs: int, timeout: float, memory: int
-          ) -> None:  # fmt: skip
+def sweep(paths: Sequence[Path], out: Path, case: Case, jobs: int) -> None:
     """Run what has no line yet, a few at a time, and write each line as it comes."""
     done = {r["name"] for r in rows_of(out)}
     todo = [p for p in paths if p.stem not in done]
     with ThreadPoolExecutor(jobs) as pool, out.open("a") as file:
-        running = {pool.submit(child, module, p, options, timeout, memory): p for p in todo}
+        running = {pool.submit(child, p, case): p for p in todo}
         for number, finished in enumerate(as_completed(running), start=1):
             row = finished.result()
             file.write(json.dumps(row) + "\n")
@@ -149,6 +162,26 @@ def network_line(row: Row) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
+def comparison(tools: dict[str, Sequence[Row]]) -> str:
+    """Markdown: one line for each tool, over the networks that all of them were run on."""
+    common = set.intersection(*({r["name"] for r in rows} for rows in tools.values()))
+    parts = [f"{len(common)} networks", "", "| tool | equals the masked network | wrong | other shapes | crashed, refused |"
+             " untouched | params kept | prune s | peak MB |", "|---|" + "---|" * 8]  # fmt: skip
+    for tool, rows in tools.items():
+        mine = [r for r in rows if r["name"] in common]
+        status = Counter(r["status"] for r in mine)
+        good = [r for r in mine if r["status"] in ("exact", "whole", "right")]
+        whole = [r for r in good if r.get("is_untouched", r["status"] == "whole")]
+        failed = sum(status[s] for s in ("crashed", "timeout", "refused"))
+        seconds = [sum(r["seconds"].get(s, 0) for s in ("analyse", "plan", "prune")) for r in good]
+        peak = [r["peak_rss_bytes"] / 1e6 for r in good if "peak_rss_bytes" in r]
+        parts.append(
+            f"| {tool} | {len(good)} | {status['wrong']} | {status['shapes']} | {failed} | {len(whole)} | "
+            f"{middle([r['params_kept'] for r in good])} | {middle(seconds)} | {statistics.median(peak or [0]):.0f} |"
+        )
+    return "\n".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
@@ -161,16 +194,28 @@ def main() -> None:
     parser.add_argument("--align", default="off")
     parser.add_argument("--no-gradient", action="store_true")
     parser.add_argument("--table", type=Path, help="print the table of a file instead")
+    parser.add_argument("--against", type=Path, nargs="*", default=[], help="files of rivals, for a table of tools")
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--module", default=OURS)
+    parser.add_argument("options", nargs="*", help="for another module, behind --")
     asked = parser.parse_args()
     if asked.table is not None:
-        print(table(rows_of(asked.table)))
+        rows = rows_of(asked.table)
+        print(
+            comparison({"jettison": rows} | {p.stem: rows_of(p) for p in asked.against})
+            if asked.against
+            else table(rows)
+        )
         return
     if asked.folder is None:
         parser.error("FOLDER is missing")
-    options = ["--criterion", asked.criterion, "--align", asked.align] + ["--no-gradient"] * asked.no_gradient
-    paths = networks(asked.folder, asked.only)
-    sweep(paths, asked.out, "benchmarks.corpus_case", options, asked.jobs, asked.timeout, int(asked.memory * 2**30))
-    print(table(rows_of(asked.out)))
+    options = asked.options
+    if asked.module == OURS:
+        options = ["--criterion", asked.criterion, "--align", asked.align] + ["--no-gradient"] * asked.no_gradient
+    case = Case(asked.python, asked.module, tuple(options), asked.timeout, int(asked.memory * 2**30))
+    sweep(networks(asked.folder, asked.only), asked.out, case, asked.jobs)
+    if asked.module == OURS:
+        print(table(rows_of(asked.out)))
 
 
 if __name__ == "__main__":
