@@ -2,7 +2,7 @@
 
     python -m benchmarks.corpus FOLDER --out corpus.jsonl [--jobs 2] [--only REGEX] [--timeout 300]
     python -m benchmarks.corpus --table corpus.jsonl [--against onnxsim.jsonl torch_pruning.jsonl]
-    python -m benchmarks.corpus FOLDER --out RIVAL.jsonl --module benchmarks.rivals.RIVAL_case --python PATH [-- OPTIONS]
+    python -m benchmarks.corpus FOLDER --out RIVAL.jsonl --module benchmarks.rivals.RIVAL_case --python PATH
 
 FOLDER holds NAME.onnx with its probe inputs NAME.npz, and where it was exported a manifest.jsonl; networks that the
 manifest calls not ok are left out. Each network gets a process of its own with limits on time and memory, so that a
