@@ -165,8 +165,8 @@ def network_line(row: Row) -> str:
 def comparison(tools: dict[str, Sequence[Row]]) -> str:
     """Markdown: one line for each tool, over the networks that all of them were run on."""
     common = set.intersection(*({r["name"] for r in rows} for rows in tools.values()))
-    parts = [f"{len(common)} networks", "", "| tool | equals the masked network | wrong | other shapes | crashed, refused |"
-             " untouched | params kept | prune s | peak MB |", "|---|" + "---|" * 8]  # fmt: skip
+    parts = [f"{len(common)} networks", "", "| tool | equals the masked network | wrong | other shapes |"
+             " crashed, refused | untouched | params kept | prune s | peak MB |", "|---|" + "---|" * 8]  # fmt: skip
     for tool, rows in tools.items():
         mine = [r for r in rows if r["name"] in common]
         status = Counter(r["status"] for r in mine)

@@ -1,7 +1,11 @@
 """Whether the gradient graph of a network is right: against float64 central differences of its tail.
 
-At one node α = 1 of weight 1 the graph yields A = h ∂F/∂h, so that Σ_i A_i r_i = d/da F(h + a h∘r) for any r. F is the
-loss −log p_y; r is once 1 and otherwise standard normal, which leaves no element of the gradient out.
+At nodes α_n of weights w_n the graph yields A = h Σ_n w_n ∂F/∂h(α_n h), so that for any r
+
+    Σ_i A_i r_i = Σ_n w_n d/da F(α_n h + a h∘r).
+
+F is the loss −log p_y; r is once 1 and otherwise standard normal, which leaves no element out. There are two nodes, so
+that rows of one are not taken for rows of the other.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from toolchain.model import Model, to_bytes
 from toolchain.ops.table import dims
 from toolchain.session import run, session, with_outputs
 
-DIRECTIONS = 4
+DIRECTIONS = 3
+NODES, WEIGHTS = (0.5, 1.0), (0.25, 0.75)  # exact in float32
 STEP = 1e-6
 RIGHT = (
     1e-2  # relative: in float32 a few of a million rectifiers are on the other side; a wrong rule is off by far more
@@ -110,16 +115,19 @@ def compared(head: Any, gradient: Any, whole: Any, tail: Any, needed: list[str],
         feed = dict(zip(needed[1:], context, strict=True))
         (logits,) = run(whole, probe)
         labels = np.array([(7 * number + 1) % logits.shape[1]], np.int64).repeat(len(logits))
-        one = np.ones(1, np.float32)
-        (a,) = run(gradient, feed | {INPUT: h, ALPHA: one, WEIGHT: one, LABELS: labels})
+        nodes = {ALPHA: np.array(NODES, np.float32), WEIGHT: np.array(WEIGHTS, np.float32)}
+        (a,) = run(gradient, feed | nodes | {INPUT: h, LABELS: labels})
         (z,) = tail(feed | {INPUT: h})
         gap = max(gap, float(np.abs(z - logits).max() / np.abs(z).max()))
         for k in range(DIRECTIONS):
             r = generator.standard_normal(h.shape) if k else np.ones(h.shape)
             found.append(float((a[-1] * r).sum(dtype=np.float64)))
-            up, down = (
-                targets(tail(feed | {INPUT: h.astype(np.float64) * (1 + s * r)})[0], labels, 1).sum()
-                for s in (STEP, -STEP)
+            ways = [(n, w, s) for n, w in zip(NODES, WEIGHTS, strict=True) for s in (STEP, -STEP)]
+            wide = h.astype(np.float64)
+            wanted.append(
+                sum(
+                    w / (2 * s) * targets(tail(feed | {INPUT: wide * (n + s * r)})[0], labels, 1).sum()
+                    for n, w, s in ways
+                )
             )
-            wanted.append((up - down) / (2 * STEP))
     return np.array(found), np.array(wanted), gap
