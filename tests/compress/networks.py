@@ -121,14 +121,17 @@ class Net:
         variance = self.hold(f"{name}.var", (h.var(axis=others) + 1e-2).astype(np.float32))
         return self.op("BatchNormalization", x, scale, self.bias(f"{name}.bias", channels), mean, variance, name=name)
 
-    def recurrence(self, kind: str, x: str, features: int, hidden: int, directions: int) -> str:
-        """An LSTM or GRU with a bias: [T, N, features] -> [T, directions, N, hidden]."""
+    def recurrence(
+        self, kind: str, x: str, features: int, hidden: int, directions: int, first: str | None = None
+    ) -> str:
+        """An LSTM or GRU with a bias and perhaps a first state: [T, N, features] -> [T, directions, N, hidden]."""
         name, gates = f"{kind.lower()}{len(self.nodes)}", {"LSTM": 4, "GRU": 3}[kind] * hidden
         w = self.weight(f"{name}.weight", directions, gates, features, terms=features)
         r = self.weight(f"{name}.recurrence", directions, gates, hidden, terms=hidden)
         b = self.bias(f"{name}.bias", directions, 2 * gates)
         direction = "bidirectional" if directions == 2 else "forward"
-        return self.op(kind, x, w, r, b, name=name, outputs=2, hidden_size=hidden, direction=direction)
+        state = [] if first is None else [None, first]
+        return self.op(kind, x, w, r, b, *state, name=name, outputs=2, hidden_size=hidden, direction=direction)
 
     def relu(self, x: str) -> str:
         """Relu."""
@@ -367,34 +370,6 @@ def shuffle() -> Net:
     return net
 
 
-def normalised() -> Net:
-    """Normalisations by the data's own statistics: whole groups go, single channels go, a layer's features stay."""
-    net = Net(41, x=(3, 6, 6))
-    y = net.conv("x", 8)
-    y = net.op("InstanceNormalization", y, net.bias("instance.weight", 8), net.bias("instance.bias", 8))
-    y = net.op("Gelu", net.conv(y, 12))
-    y = net.op("Pow", net.op("LRN", y, size=3), np.array(2, np.float32))
-    y = net.op("Transpose", net.op("Mish", net.conv(y, 10)), perm=[0, 2, 3, 1])
-    y = net.op("LayerNormalization", y, net.bias("layer.weight", 10), net.bias("layer.bias", 10))
-    y = net.op("Einsum", y, net.weight("mixed", 10, 9, terms=10), equation="nhwc,cd->nhwd")
-    y = net.op("ReduceMax", net.op("LogSoftmax", y, axis=1), np.array([1, 2], np.int64), keepdims=0)
-    net.head(net.relu(net.dense(y, 8)))
-    return net
-
-
-def recurrent() -> Net:
-    """Layers of an LSTM both ways and a GRU; the features that they read and the states that they hand out."""
-    net = Net(42, x=(5, 3))
-    y = net.op("MatMul", "x", net.weight("features", 3, 7, terms=3))
-    y = net.op("Transpose", net.op("Tanh", y), perm=[1, 0, 2])
-    y = net.recurrence("LSTM", y, 7, 6, directions=2)
-    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, -1, 12], np.int64))
-    y = net.recurrence("GRU", y, 12, 8, directions=1)
-    y = net.op("Transpose", net.op("Squeeze", y, np.array([1], np.int64)), perm=[1, 0, 2])
-    net.head(net.op("ReduceMean", y, np.array([1], np.int64), keepdims=0))
-    return net
-
-
 def two_ways() -> Net:
     """Half of the channels go on, the other half through a branch; then both are shuffled, as in ShuffleNetV2."""
     net = Net(17, x=(3, 6, 6))
@@ -409,17 +384,18 @@ def two_ways() -> Net:
 
 
 def gated_halves() -> Net:
-    """Gated linear units: one half gates the other, by Split and by Slice; a part that nobody reads."""
+    """Gated linear units: one half gates the other, by Split and by Slice; unequal parts by number."""
     net = Net(18, x=(2, 20))
     y = net.conv("x", 16)
     a = net.op("Split", y, axis=1, num_outputs=2, outputs=2)
-    y = net.conv(net.op("Mul", a, net.op("Sigmoid", f"{a}:1")), 15)
+    y = net.conv(net.op("Mul", a, net.op("Sigmoid", f"{a}:1")), 14)
     first, last = (
         net.op("Slice", y, *(np.array([i], np.int64) for i in (*ends, 1, 1))) for ends in ((0, 7), (-7, 1 << 60))
     )
     y = net.conv(net.op("Mul", net.op("Tanh", first), last), 9)
-    c = net.op("Split", y, np.array([5, 4], np.int64), axis=1, outputs=2)
-    net.head(net.op("ReduceMean", c, np.array([2], np.int64), keepdims=0))
+    c = net.op("Split", y, axis=1, num_outputs=2, outputs=2)
+    y = net.op("Concat", net.op("Tanh", f"{c}:1"), c, axis=1)
+    net.head(net.op("ReduceMean", y, np.array([2], np.int64), keepdims=0))
     return net
 
 
@@ -637,17 +613,48 @@ def sequence_first() -> Net:
     return net
 
 
+def normalised() -> Net:
+    """Normalisations by the data's own statistics: whole groups go, single channels go, a layer's features stay."""
+    net = Net(41, x=(3, 6, 6))
+    y = net.conv("x", 8)
+    y = net.op("InstanceNormalization", y, net.bias("instance.weight", 8), net.bias("instance.bias", 8))
+    y = net.op("Gelu", net.conv(y, 12))
+    y = net.op("Pow", net.op("LRN", y, size=3), np.array(2, np.float32))
+    y = net.op("Transpose", net.op("Mish", net.conv(y, 10)), perm=[0, 2, 3, 1])
+    y = net.op("LayerNormalization", y, net.bias("layer.weight", 10), net.bias("layer.bias", 10))
+    y = net.op("Einsum", y, net.weight("mixed", 10, 9, terms=10), equation="nhwc,cd->nhwd")
+    y = net.op("ReduceMax", net.op("LogSoftmax", y, axis=1), np.array([1, 2], np.int64), keepdims=0)
+    net.head(net.relu(net.dense(y, 8)))
+    return net
+
+
+def recurrent() -> Net:
+    """Layers of an LSTM both ways and a GRU; the features that they read and the states that they hand out."""
+    net = Net(42, x=(5, 3))
+    y = net.op("MatMul", "x", net.weight("features", 3, 7, terms=3))
+    y = net.op("Transpose", net.op("Tanh", y), perm=[1, 0, 2])
+    y = net.recurrence("LSTM", y, 7, 6, directions=2)
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, -1, 12], np.int64))
+    count = net.op("Shape", "x", end=1)
+    sizes = net.op("Concat", np.array([1], np.int64), count, np.array([8], np.int64), axis=0)
+    first = net.op("ConstantOfShape", sizes, value=numpy_helper.from_array(np.array([0.2], np.float32)))
+    y = net.recurrence("GRU", y, 12, 8, directions=1, first=first)
+    y = net.op("Transpose", net.op("Squeeze", y, np.array([1], np.int64)), perm=[1, 0, 2])
+    net.head(net.op("ReduceMean", y, np.array([1], np.int64), keepdims=0))
+    return net
+
+
 NETWORKS: dict[str, Callable[[], Net]] = {
     f.__name__: f
     for f in (
         mlp, alexnet, residual, separable, dense_block, grouped, excitation, signal, channels_last, literal_batch,
-        decoder, activations, two_inputs, attention, two_heads, shuffle, normalised, recurrent,
+        decoder, activations, two_inputs, attention, two_heads, shuffle,
         two_ways, gated_halves, pixel_shuffle, u_net, pyramid, volume, siamese, fused_attention, grouped_query, windows,
-        mixer, sequence_first,
+        mixer, sequence_first, normalised, recurrent,
     )
 }  # fmt: skip
 IMAGES = {"decoder", "pixel_shuffle", "u_net", "pyramid"}  # what they answer is no row of logits
-CLASSIFIERS = [n for n in NETWORKS if n not in IMAGES and n != "recurrent"]  # a recurrence has no gradient rule
+CLASSIFIERS = [name for name in NETWORKS if name not in IMAGES | {"recurrent"}]  # a recurrence has no gradient rule
 
 
 @cache

@@ -282,6 +282,10 @@ def test_multiply_accumulates_are_those_that_one_counts(case: Case) -> None:
 
 
 # ---- channels ------------------------------------------------------------------------------------------------------
+FOLDED = {"ConstantOfShape"}  # where its shape is known; the recurrent network moves its units
+MOVED = [c for c in CASES if OPS[c.op].channels is not None and c.op not in FOLDED]
+
+
 def removable(case: Case) -> tuple[Model, Labels, np.ndarray]:
     """The node, its labels when nothing but its own channel rule speaks, and the labels that may go."""
     model, units = model_of(case), Units()
@@ -321,7 +325,7 @@ def sliced(array: np.ndarray, value: ir.Value, keep: dict[Any, np.ndarray]) -> n
     return array
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].channels is not None], ids=str)
+@pytest.mark.parametrize("case", MOVED, ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_a_channel_rule_ties_can_go_together(case: Case, seed: int) -> None:
     """Inputs and parameters without some rows give the output without its rows; what is summed away was masked."""
@@ -358,8 +362,8 @@ def test_what_a_channel_rule_ties_can_go_together(case: Case, seed: int) -> None
 
 
 def test_every_channel_rule_lets_something_go() -> None:
-    movable = {c.op for c in CASES if OPS[c.op].channels is not None and len(removable(c)[2])}
-    assert movable == {name for name, entry in OPS.items() if entry.channels is not None}
+    movable = {c.op for c in MOVED if len(removable(c)[2])}
+    assert movable | FOLDED == {name for name, entry in OPS.items() if entry.channels is not None}
 
 
 def test_every_op_of_the_table_has_a_case() -> None:

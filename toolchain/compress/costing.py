@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from toolchain import profile
 from toolchain.compress.groups import Channels, Group
 from toolchain.model import Model
-from toolchain.ops.table import Shape, dims
+from toolchain.ops.table import Shape, dims, find
 
 GATHER_BYTES = 160  # the node that picks places behind a flatten, without its names
 
@@ -83,11 +83,18 @@ class Costing:
             "params": lambda: profile.params(self.model, shape),
             "macs": lambda: profile.macs(self.model, shape),
             "flash": lambda: profile.file_bytes(
-                self.structure, profile.tensor_bytes(self.model, shape) + self.gathers(removed, picked)
+                self.structure,
+                profile.tensor_bytes(self.model, shape) + self.gathers(removed, picked) + self.added(shape),
             ),
             "ram": lambda: profile.arena(self.model, shape, picked),
         }
         return np.array([float(count[q]()) for q in quantities])
+
+    def added(self, shape: Shape) -> int:
+        """Bytes of sizes that nodes have to be told now."""
+        growing = ((n, entry) for n in self.model.graph if (entry := find(n)) is not None and entry.adds is not None)
+        known = ((n, e) for n, e in growing if all(v is None or v.shape is not None for v in (*n.inputs, *n.outputs)))
+        return sum(e.adds(n, shape) for n, e in known if e.adds is not None)
 
     def picked(self, removed: NDArray[np.int64], forced: NDArray[np.int64]) -> dict[ir.Value, int]:
         """Flattened values behind which a gather has to pick places, and its group."""

@@ -12,7 +12,7 @@ K cotangents ride through one forward pass: p_j(e_j − p) at the logits for sof
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,7 +136,7 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     hoist      take the straight part out of the integral; False is the same sum, written plainly
     """
     tail = tail_of(model, cut)
-    rays = rays_of(tail) if hoist else {tail.cut: Ray.HOMOGENEOUS}
+    rays = rays_of(tail, merged_batches(model.graph)) if hoist else {tail.cut: Ray.HOMOGENEOUS}
     straight = [n for n in tail.nodes if hoist and all(rays.get(o, Ray.CURVED) > Ray.CURVED for o in n.outputs)]
     curved = [n for n in tail.nodes if n not in set(straight)]
     reads = {v for n in curved for v in n.inputs} | {tail.logits}
@@ -160,9 +160,14 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
         origin = {tail.cut: zero} | context
         writer.copy(ancestors(straight, [v for v in fronts if rays[v] is Ray.AFFINE]), origin, "zero/", "Z")
 
-    rows: dict[ir.Value, ir.Value] = {
-        v: tiled(g, once[v], alpha) for v in tail.context if any(v in n.inputs for n in curved)
-    }
+    merged = merged_batches(model.graph)
+    rows: dict[ir.Value, ir.Value] = {}
+    for v in (v for v in tail.context if any(v in n.inputs for n in curved)):
+        if v in merged:
+            raise Unsupported(
+                f"'{v.name}' {v.shape}, read behind the cut '{cut}', has its samples inside other positions"
+            )
+        rows[v] = tiled(g, once[v], alpha) if any(d < 0 for d in dims(v)) else once[v]
     rows |= {v: interpolated(g, once[v], origin.get(v) if rays[v] is Ray.AFFINE else None, alpha) for v in fronts}
     writer.copy(curved, rows, "ray/", ROWS)
 
@@ -182,15 +187,46 @@ def row_bytes(value: ir.Value) -> int:
     return 4 * int(np.prod([abs(d) for d in dims(value)], dtype=np.int64)) if value.shape is not None else 0
 
 
-def rays_of(tail: Tail) -> dict[ir.Value, Ray]:
-    """How each value of the tail moves along the ray from 0 to h."""
+def rays_of(tail: Tail, merged: Collection[ir.Value] = ()) -> dict[ir.Value, Ray]:
+    """How each value of the tail moves along the ray from 0 to h.
+
+    Samples of every node of the quadrature are put in front of each other, so what does not begin with the batch counts
+    as curved.
+    """
     rays: dict[ir.Value, Ray] = {tail.cut: Ray.HOMOGENEOUS}
     for node in tail.nodes:
         entry = find(node)
         took = [rays.get(v) if v is not None else None for v in node.inputs]
         ray = entry.ray(node, took) if entry is not None and entry.ray is not None else Ray.CURVED
+        if any(v in merged or not dims(v) or min(dims(v)[1:], default=0) < 0 for v in node.outputs):
+            ray = Ray.CURVED
         rays |= {v: ray for v in node.outputs}
     return rays
+
+
+def merged_batches(graph: ir.Graph) -> set[ir.Value]:
+    """Values whose batch axis begins with other positions: [T, N, d] reshaped to [T·N, d], and what follows from it."""
+    inside: dict[ir.Value, int] = {}
+    for node in graph:
+        for value in node.outputs:
+            sizes = dims(value)
+            place = next((i for i, d in enumerate(sizes) if d < 0), None)
+            if place is None:
+                continue
+            ahead = max((elements_ahead(v) * inside.get(v, 1) for v in node.inputs if v is not None), default=1)
+            if node.op_type not in ("Reshape", "Flatten"):
+                kept = [inside[v] for v in node.inputs if v in inside and min(dims(v)) == sizes[place]]
+                inside |= {value: max(kept)} if kept else {}
+            elif ahead > elements_ahead(value):
+                inside[value] = ahead // elements_ahead(value)
+    return set(inside)
+
+
+def elements_ahead(value: ir.Value) -> int:
+    """Positions in front of the batch axis."""
+    sizes = dims(value)
+    place = next((i for i, d in enumerate(sizes) if d < 0), 0)
+    return int(np.prod(sizes[:place], dtype=np.int64))
 
 
 def ancestors(nodes: Sequence[ir.Node], values: Iterable[ir.Value]) -> list[ir.Node]:
@@ -296,8 +332,12 @@ def tiled(g: Tape, value: ir.Value, alpha: ir.Value) -> ir.Value:
 
 
 def as_rows(g: Tape, stacked: ir.Value, like: ir.Value) -> ir.Value:
-    """[A, N, *s] -> [A·N, *s]."""
-    out = g.op("Reshape", stacked, g.i64([-1, *dims(like)[1:]]))
+    """[A, N, *s] -> [A·N, *s]; the nodes go in front of the samples wherever these are."""
+    sizes = [max(d, -1) for d in dims(like)]
+    place = sizes.index(-1)
+    if place:
+        stacked = g.op("Transpose", stacked, perm=[*range(1, place + 1), 0, *range(place + 1, len(sizes) + 1)])
+    out = g.op("Reshape", stacked, g.i64(sizes))
     out.shape, out.dtype = renamed(like.shape, ROWS), ir.DataType.FLOAT
     return out
 

@@ -85,7 +85,9 @@ def recover(
 def consumers(
     dense: Model, pruned: Model, channels: Channels, keep: Mapping[Any, NDArray[np.bool_]]
 ) -> Iterator[Consumer]:
-    """Convolutions without groups and products with a matrix, whose weights lost columns and serve them alone."""
+    """Convolutions without groups and products with a matrix, sample by sample, whose weights lost columns and serve
+    them alone.
+    """
     nodes = {str(n.outputs[0].name): n for n in pruned.graph}
     for old in dense.graph:
         y = old.outputs[0]
@@ -96,6 +98,7 @@ def consumers(
         if (
             attribute(old, "group", 1) > 1
             or attribute(old, "transA", 0)
+            or dims(old.inputs[0])[0] not in (-1, dense.batch)
             or (old.op_type == "MatMul" and len(dims(w)) != 2)
         ):
             continue

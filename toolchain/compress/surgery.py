@@ -43,7 +43,7 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
             entry.resize(node, lambda v, a, now=now: rows_kept(o := original[str(v.name)], a, now.get(o, keep)))
     for value in clone.graph.initializers.values():
         resize_parameter(value, original.get(str(value.name)), keep)
-    for node in list(clone.graph):
+    for node in [n for n in clone.graph if str(n.outputs[0].name) in original]:  # `resize` may have added others
         for value in node.outputs:
             insert_gather(clone.graph, value, original[str(value.name)], keep, yields)
             resize_activation(value, original[str(value.name)], yields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.model import parameter
-from toolchain.ops.mend import fresh, places, rewrite
-from toolchain.ops.table import Keep, argument, attribute, constant, dims, linear, op, operand
+from toolchain.ops.mend import fresh, held_bytes, places, rewrite
+from toolchain.ops.table import Keep, Shape, argument, attribute, constant, dims, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -90,15 +91,17 @@ def slice_channels(n: ir.Node, u: Units) -> None:
 
 def slice_resize(n: ir.Node, keep: Keep) -> None:
     """From the first to the last picked position that is left, by the same steps."""
-    x, starts, rows = operand(n, 0), constant(n.inputs[1]), []
-    assert starts is not None
+    x, starts, ends, axes = operand(n, 0), *(constant(argument(n, i)) for i in (1, 2, 3))
+    assert starts is not None and ends is not None
+    bounds = np.stack([starts, ends]).astype(np.int64)
+    order = list(range(len(starts))) if axes is None else [int(a) % len(dims(x)) for a in axes]
     for a, picked in (slices(n) or {}).items():
-        step = int(picked[1] - picked[0]) if len(picked) > 1 else 1
         left = places(keep(x, a))[picked[keep(n.outputs[0], a)]]
-        end = int(left[-1]) + (1 if step > 0 else -1)
-        rows.append((int(left[0]), end if end >= 0 else -FAR, a, step))
-    for i, numbers in enumerate(zip(*rows, strict=True), start=1):
-        rewrite(n, i, np.array(numbers, starts.dtype))
+        forward = len(picked) < 2 or picked[0] < picked[1]
+        end = int(left[-1]) + (1 if forward else -1)
+        bounds[:, order.index(a)] = int(left[0]), end if end >= 0 else -FAR
+    rewrite(n, 1, bounds[0])
+    rewrite(n, 2, bounds[1])
 
 
 FAR = 1 << 30  # an end before the first position, whatever the size
@@ -134,11 +137,21 @@ def split_channels(n: ir.Node, u: Units) -> None:
 
 
 def split_resize(n: ir.Node, keep: Keep) -> None:
-    """Sizes are what is left of each part."""
-    axis, _ = parts(n)
-    if not keep(operand(n, 0), axis).all():
-        rewrite(n, 1, [int(keep(y, axis).sum()) for y in n.outputs])
+    """Sizes are what is left of each part; equal parts stay unsaid."""
+    axis, before = parts(n)
+    after = [int(keep(y, axis).sum()) for y in n.outputs]
+    if after != before and (argument(n, 1) is not None or len(set(after)) > 1):
+        rewrite(n, 1, after)
         n.attributes.pop("num_outputs", None)
+
+
+def split_adds(n: ir.Node, shape: Shape) -> int:
+    """Bytes of sizes that have to be said now."""
+    axis, _ = parts(n)
+    is_equal = len({shape(y)[axis] for y in n.outputs}) == 1
+    if is_equal or argument(n, 1) is not None:
+        return 0
+    return held_bytes(f"{n.outputs[0].name}.sizes", len(n.outputs)) - (20 if "num_outputs" in n.attributes else 0)
 
 
 def split_vjp(g: Tape, n: ir.Node, dys: list[ir.Value | None]) -> list[ir.Value | None]:
@@ -158,7 +171,7 @@ def split_vjp(g: Tape, n: ir.Node, dys: list[ir.Value | None]) -> list[ir.Value 
     return [total, *[None] * (len(n.inputs) - 1)]
 
 
-op("Split", channels=split_channels, vjp=split_vjp, several=True, ray=linear, resize=split_resize)
+op("Split", channels=split_channels, vjp=split_vjp, several=True, ray=linear, resize=split_resize, adds=split_adds)
 
 
 # ---- Gather --------------------------------------------------------------------------------------------------------
@@ -235,23 +248,41 @@ def expand_channels(n: ir.Node, u: Units) -> None:
 
 def expand_resize(n: ir.Node, keep: Keep) -> None:
     """1 along the axes that x has already, else the copies that are left; the batch stays a computed number."""
-    x, y, target = operand(n, 0), n.outputs[0], operand(n, 1)
+    x, y = operand(n, 0), n.outputs[0]
     had = (0,) * (len(dims(y)) - len(dims(x))) + dims(x)
     sizes = [1 if h == d else int(keep(y, a).sum()) for a, (h, d) in enumerate(zip(had, dims(y), strict=True))]
-    spread = np.array([h != d and d < 0 for h, d in zip(had, dims(y), strict=True)])
-    if not spread.any():
-        return rewrite(n, 1, sizes)
-    rank, graph = dims(target)[0], n.graph
+    mend_sizes(n, 1, sizes, np.array([h != d and d < 0 for h, d in zip(had, dims(y), strict=True)]))
+
+
+def mend_sizes(n: ir.Node, i: int, sizes: list[int], is_computed: NDArray[np.bool_]) -> None:
+    """Give a node these sizes as its input i, but for those that are computed from the batch."""
+    target, y, graph = operand(n, i), n.outputs[0], n.graph
+    if not is_computed.any():
+        return rewrite(n, i, sizes)
+    rank = dims(target)[0]
     assert isinstance(graph, ir.Graph)
     mended = ir.node("Where", [target, target, target], name=fresh(graph, f"{n.name}.sizes"))
-    mended.outputs[0].name, mended.outputs[0].type = fresh(graph, f"{n.outputs[0].name}.sizes"), target.type
+    mended.outputs[0].name, mended.outputs[0].type = fresh(graph, f"{y.name}.sizes"), target.type
     mended.outputs[0].shape = target.shape
     graph.insert_before(n, mended)
-    for i, array in ((0, spread[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
-        held = parameter(fresh(graph, f"{n.outputs[0].name}.sizes.{i}"), array)
+    for j, array in ((0, is_computed[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
+        held = parameter(fresh(graph, f"{y.name}.sizes.{j}"), array)
         graph.initializers[str(held.name)] = held
-        mended.replace_input_with(i, held)
-    n.replace_input_with(1, mended.outputs[0])
+        mended.replace_input_with(j, held)
+    n.replace_input_with(i, mended.outputs[0])
+
+
+def sizes_add(i: int) -> Callable[[ir.Node, Shape], int]:
+    """Bytes of the node that mends a computed input i, and of what it reads."""
+
+    def adds(n: ir.Node, shape: Shape) -> int:
+        if constant(n.inputs[i]) is not None or shape(n.outputs[0]) == dims(n.outputs[0]):
+            return 0
+        rank, stem = len(dims(n.outputs[0])), f"{n.outputs[0].name}.sizes"
+        held = 2 * held_bytes(f"{stem}.0", rank) - 7 * rank  # which of them are computed takes a byte each
+        return held + len(f"{n.name}.sizes") + 3 * len(stem) + 32
+
+    return adds
 
 
 op(
@@ -260,6 +291,7 @@ op(
     vjp=lambda g, n, dy: [g.unbroadcast(dy, operand(n, 0), n.outputs[0]), None],
     ray=linear,
     resize=expand_resize,
+    adds=sizes_add(1),
 )
 
 
@@ -367,5 +399,27 @@ def no_share(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
 
 op("Shape", channels=shape_channels)
 op("Size")
-op("ConstantOfShape", vjp=no_share)
+
+
+def constantofshape_channels(n: ir.Node, u: Units) -> None:
+    """Copies of one number are units of their own."""
+    for a, d in enumerate(dims(n.outputs[0])):
+        if d > 0:
+            u.touch(n.outputs[0], a)
+
+
+def constantofshape_resize(n: ir.Node, keep: Keep) -> None:
+    """The copies that are left; the batch stays a computed number."""
+    y = n.outputs[0]
+    sizes = [int(keep(y, a).sum()) for a in range(len(dims(y)))]
+    mend_sizes(n, 0, sizes, np.array([d < 0 for d in dims(y)]))
+
+
+op(
+    "ConstantOfShape",
+    channels=constantofshape_channels,
+    vjp=no_share,
+    resize=constantofshape_resize,
+    adds=sizes_add(0),
+)
 op("Range", vjp=no_share)

@@ -44,6 +44,7 @@ class Op:
     macs       (node, shape of a value) -> multiply-accumulates of one sample
     contracts  (node) -> (input, axis) pairs that are summed away, alone or against another input: where a mask goes
     resize     (node, keep): mend attributes and shape constants after removal
+    adds       (node, shape of a value) -> bytes by which `resize` makes the file longer, at most
     lite       (writer, node): emit TFLite
     """
 
@@ -55,6 +56,7 @@ class Op:
     macs: Callable[[ir.Node, Shape], int] | None = None
     contracts: Callable[[ir.Node], Sequence[tuple[int, int]]] | None = None
     resize: Callable[[ir.Node, Keep], None] | None = None
+    adds: Callable[[ir.Node, Shape], int] | None = None
     lite: Callable[[Any, ir.Node], None] | None = None
 
 
