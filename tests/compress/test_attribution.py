@@ -109,7 +109,7 @@ def test_summed_attributions_are_the_derivative_along_the_ray(name: str) -> None
         f = Scaled(original(name), model, cut)
         for a in (0.35, 1.0):
             found = attributions(model, cut, inputs, labels, ([a], [1]))
-            found = found.reshape(*found.shape[:2], -1).sum(axis=2, dtype=np.float64)
+            found = found.reshape(len(found), len(labels), -1).sum(axis=2, dtype=np.float64)
             wanted = (f(inputs, labels, a + 1e-6) - f(inputs, labels, a - 1e-6)) / 2e-6
             np.testing.assert_allclose(found, wanted, rtol=0, atol=ROUNDING * max(np.abs(wanted).max(), 1))
 
@@ -125,7 +125,7 @@ def test_attributions_are_complete_and_the_gap_says_how_nearly(name: str) -> Non
         for steps, tolerance in ((2, np.inf), (16, 0.02)):
             (found,) = attribute(model, [(cut, axis)], inputs, labels, per_class=True, steps=steps, tolerance=tolerance)
             a = attributions(model, cut, inputs, labels, quadrature(found.steps)).astype(np.float64)
-            summed = a.reshape(*a.shape[:2], -1).sum(axis=2)
+            summed = a.reshape(len(a), len(labels), -1).sum(axis=2)
             literal = np.max(np.abs(summed - change).sum(axis=1) / np.abs(change).sum(axis=1))
             np.testing.assert_allclose(found.gap, literal, rtol=1e-2, atol=1e-4)  # float32 against float64
             np.testing.assert_allclose(found.sums.sum(axis=(0, 2)), summed.sum(axis=1), rtol=1e-4, atol=1e-4)

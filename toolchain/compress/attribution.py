@@ -228,13 +228,15 @@ def chunk(
     h, *context, logits = run(region.head, inputs)
     feed = {str(v.name): a for v, a in zip(tail.context, context, strict=True)}
     (a,) = run(region.gradient, feed | {INPUT: h, ALPHA: nodes[0], WEIGHT: nodes[1], LABELS: labels})
-    zeros = np.zeros_like(h) if context else np.zeros_like(h[:1])
+    parts = len(h) // len(labels)  # of one sample: windows of an image
+    zeros = np.zeros_like(h) if context else np.zeros_like(h[:parts])
     (origin,) = run(region.tail, feed | {INPUT: zeros})
     change = targets(logits, labels, region.graph.seeds) - targets(
         np.broadcast_to(origin, logits.shape), labels, region.graph.seeds
     )
     others = tuple(d + 1 for d in range(1, h.ndim) if d != axis)
-    by_unit = a.sum(axis=others, dtype=np.float64)  # [j, n, i]
+    by_unit = a.sum(axis=others, dtype=np.float64)  # [j, n·parts, i]
+    by_unit = by_unit.reshape(len(a), len(labels), parts, -1).sum(axis=2)  # [j, n, i]
     classes = logits.shape[1]
     one_hot = np.zeros((classes, len(labels)))
     one_hot[labels, np.arange(len(labels))] = 1

@@ -28,7 +28,7 @@ from toolchain.ops.tape import PREFIX, Tape
 class Tail:
     """The part of a network behind a cut.
 
-    cut      the value h that splits F = G∘H, [N, *s]
+    cut      the value h that splits F = G∘H, [N, *s], or [k·N, *s] with a sample's k parts side by side
     nodes    the nodes that depend on it and lead to the logits, in order
     context  values from before the cut that the tail reads too, held at their value for x
     logits   the input of the last softmax, or the output, [N, J]
@@ -97,7 +97,8 @@ def tail_of(model: Model, cut: str) -> Tail:
     if cut not in named:
         raise Unsupported(f"there is no value '{cut}' to cut at")
     value = named[cut]
-    if value.shape is None or not value.shape or dims(value)[0] != -1 or any(d < 0 for d in dims(value)[1:]):
+    begins = value.shape is not None and len(value.shape) > 0 and dims(value)[0] < 0 <= min(dims(value)[1:], default=0)
+    if not begins or value in merged_batches(model.graph):
         raise Unsupported(f"cannot cut at '{cut}' {value.shape}: its first axis must be the batch, and no other")
     behind = {value}
     nodes = []
@@ -155,7 +156,7 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     writer.copy(straight, once, "once/")
     origin: dict[ir.Value, ir.Value] = {}
     if any(rays[v] is Ray.AFFINE for v in fronts):  # v(0) is the same for every sample unless context flows in
-        zero = g.op("Mul", h, g.f32(0)) if context else g.f32(np.zeros((1, *dims(tail.cut)[1:])))
+        zero = g.op("Mul", h, g.f32(0)) if context else g.f32(np.zeros((-dims(tail.cut)[0], *dims(tail.cut)[1:])))
         zero.shape, zero.dtype = renamed(tail.cut.shape, "Z"), ir.DataType.FLOAT
         origin = {tail.cut: zero} | context
         writer.copy(ancestors(straight, [v for v in fronts if rays[v] is Ray.AFFINE]), origin, "zero/", "Z")
@@ -176,7 +177,9 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     summed = {v: over_nodes(g, at_front[v], weight, once[v]) for v in fronts if v in at_front}
     gradient = backward(g, straight, once, summed, [tail.cut])[tail.cut]
     out = g.op("Mul", gradient, h)
-    graph = writer.finish([(out, OUTPUT, [seeds, BATCH, *dims(tail.cut)[1:]])])
+    graph = writer.finish(
+        [(out, OUTPUT, [seeds, *(d if isinstance(d, int) else str(d) for d in tail.cut.shape or ())])]
+    )
     per_row = sum(row_bytes(v) for n in curved for v in n.outputs)
     widest = max((row_bytes(v) for n in curved for v in n.outputs), default=4 * classes)
     return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * seeds * widest)
