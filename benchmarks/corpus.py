@@ -2,7 +2,7 @@
 
     python -m benchmarks.corpus FOLDER --out corpus.jsonl [--jobs 2] [--only REGEX] [--timeout 300]
     python -m benchmarks.corpus --table corpus.jsonl [--against onnxsim.jsonl torch_pruning.jsonl]
-    python -m benchmarks.corpus FOLDER --out RIVAL.jsonl --module benchmarks.rivals.RIVAL_case --python PATH
+    python -m benchmarks.corpus FOLDER --out RIVAL.jsonl --python PATH --module benchmarks.rivals.RIVAL_case -- OPTIONS
 
 FOLDER holds NAME.onnx with its probe inputs NAME.npz, and where it was exported a manifest.jsonl; networks that the
 manifest calls not ok are left out. Each network gets a process of its own with limits on time and memory, so that a
@@ -197,8 +197,9 @@ def main() -> None:
     parser.add_argument("--against", type=Path, nargs="*", default=[], help="files of rivals, for a table of tools")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--module", default=OURS)
-    parser.add_argument("options", nargs="*", help="for another module, behind --")
-    asked = parser.parse_args()
+    given = sys.argv[1:]
+    mine = given[: given.index("--")] if "--" in given else given
+    asked = parser.parse_args(mine)
     if asked.table is not None:
         rows = rows_of(asked.table)
         print(
@@ -209,7 +210,7 @@ def main() -> None:
         return
     if asked.folder is None:
         parser.error("FOLDER is missing")
-    options = asked.options
+    options = given[len(mine) + 1 :]  # another module's, behind --
     if asked.module == OURS:
         options = ["--criterion", asked.criterion, "--align", asked.align] + ["--no-gradient"] * asked.no_gradient
     case = Case(asked.python, asked.module, tuple(options), asked.timeout, int(asked.memory * 2**30))

@@ -654,7 +654,8 @@ NETWORKS: dict[str, Callable[[], Net]] = {
     )
 }  # fmt: skip
 IMAGES = {"decoder", "pixel_shuffle", "u_net", "pyramid"}  # what they answer is no row of logits
-CLASSIFIERS = [name for name in NETWORKS if name not in IMAGES | {"recurrent"}]  # a recurrence has no gradient rule
+UNRANKED = {"recurrent", "sequence_first"}  # a recurrence has no gradient rule, tokens ahead of the batch no cut
+CLASSIFIERS = [name for name in NETWORKS if name not in IMAGES | UNRANKED]
 
 
 @cache
