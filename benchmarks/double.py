@@ -1,7 +1,7 @@
 """An ONNX graph in float64: the oracle of gradients.
 
 onnx's reference evaluator runs it, with every float made double; where that takes a Python loop over all positions
-(convolutions, pools, erf), torch computes the same op.
+(convolutions, pools, erf), torch computes the same op; its Pad does not cut.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def in_double(proto: onnx.ModelProto) -> Callable[[dict[str, Array]], list[Array
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
                 attribute.i = onnx.TensorProto.DOUBLE
     del copy.graph.value_info[:]
-    evaluator = ReferenceEvaluator(copy, new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, Erf])
+    evaluator = ReferenceEvaluator(copy, new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, Erf, Pad])
 
     def run(feed: dict[str, Array]) -> list[Array]:
         wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in feed.items()}
@@ -133,3 +133,16 @@ class Erf(OpRun):
 
     def _run(self, x):  # type: ignore[override]
         return (torch.erf(torch.from_numpy(np.ascontiguousarray(x))).numpy(),)
+
+
+class Pad(OpRun):
+    op_domain = ""
+
+    def _run(self, x, pads, value=None, axes=None, mode="constant"):  # type: ignore[override]
+        amounts = np.zeros((2, x.ndim), np.int64)
+        amounts[:, range(x.ndim) if axes is None else axes % x.ndim] = np.reshape(pads, (2, -1))
+        grown = np.maximum(amounts, 0).T
+        more = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        x = np.pad(x, grown, {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}.get(mode, "constant"), **more)
+        low, high = np.minimum(amounts, 0)
+        return (x[tuple(slice(-a, n + b) for a, b, n in zip(low, high, x.shape, strict=True))],)

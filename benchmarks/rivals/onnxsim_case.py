@@ -83,7 +83,7 @@ def masked(simple: onnx.ModelProto, pruned: onnx.ModelProto) -> onnx.ModelProto:
     left = {t.name: t for t in pruned.graph.initializer}
     weights = {n.output[0]: n.input[1] for n in pruned.graph.node if len(n.input) > 1}
     for node in copy.graph.node:
-        axis = contracted(node)
+        axis, groups = contracted(node)
         name = node.input[1] if len(node.input) > 1 else ""
         other = weights.get(node.output[0], "")
         if axis is None or name not in held or other not in left:
@@ -91,26 +91,28 @@ def masked(simple: onnx.ModelProto, pruned: onnx.ModelProto) -> onnx.ModelProto:
         before, after = numpy_helper.to_array(held[name]).copy(), numpy_helper.to_array(left[other])
         if before.ndim != after.ndim or before.shape[axis] == after.shape[axis]:
             continue
-        gone = [i for i, kept in enumerate(kept_rows(before, after, axis)) if not kept]
-        before[(slice(None),) * axis + (gone,)] = 0
+        for block in np.split(before, groups):  # views: each group of a convolution reads channels of its own
+            gone = [i for i, kept in enumerate(kept_rows(block, after, axis)) if not kept]
+            block[(slice(None),) * axis + (gone,)] = 0
         held[name].CopyFrom(numpy_helper.from_array(before, name))
     return copy
 
 
-def contracted(node: onnx.NodeProto) -> int | None:
-    """The axis of a node's weight that it sums over."""
+def contracted(node: onnx.NodeProto) -> tuple[int | None, int]:
+    """The axis of a node's weight that it sums over, and how many groups of rows read inputs of their own."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "Conv":
-        return 1 if attributes.get("group", 1) == 1 else None
+        return 1, attributes.get("group", 1)
     if node.op_type == "Gemm":
-        return 1 if attributes.get("transB", 0) else 0
-    return {"MatMul": 0, "ConvTranspose": 0}.get(node.op_type)
+        return (1 if attributes.get("transB", 0) else 0), 1
+    return {"MatMul": 0, "ConvTranspose": 0}.get(node.op_type), 1
 
 
 def kept_rows(before: Array, after: Array, axis: int) -> list[bool]:
-    """Rows along an axis a good part of whose numbers are left; weights are random, but a few are equal by chance."""
+    """As many rows along an axis as are left, those with the largest share of numbers that are left."""
     rows = np.moveaxis(before, axis, 0).reshape(before.shape[axis], -1)
-    return (np.isin(rows, after).mean(axis=1) > 0.2).tolist()
+    order = np.argsort(-np.isin(rows, after).mean(axis=1), kind="stable")
+    return np.isin(np.arange(len(rows)), order[: after.shape[axis]]).tolist()
 
 
 if __name__ == "__main__":
