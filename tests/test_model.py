@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -143,49 +145,179 @@ def test_the_batch_of_a_random_network_becomes_free(net: Net) -> None:
     assert {g.name: len(g) for g in analyse(model).groups} == {g.name: len(g) for g in analyse(free).groups}
 
 
-def mixing(kind: str) -> Net:
-    """Networks of batch 1 whose graph runs with any batch, but then mixes samples or drops them."""
-    net = Net(40, batch=1, x=(6,))
-    if kind == "weights on the left":  # W · xᵀ as a column, read as a row
-        y = net.op("MatMul", net.hold("w", np.eye(4, 6, dtype=np.float32)), net.op("Transpose", "x"))
-        net.op("Reshape", y, np.array([1, 4], np.int64))
-    elif kind == "mean over the batch":
-        net.op("ReduceMean", net.relu(net.dense("x", 5)), np.array([0], np.int64), keepdims=1)
-    elif kind == "softmax over the batch":
-        net.op("Softmax", net.dense("x", 5), axis=0)
-    elif kind == "tokens in the batch":  # [1, 6] -> [6, 1]: rows are tokens, which attend to each other
-        t = net.op("Reshape", "x", np.array([6, 1], np.int64))
-        t = net.op("MatMul", t, net.hold("w", np.ones((1, 3), np.float32)))
-        a = net.op("Softmax", net.op("MatMul", t, net.op("Transpose", t, perm=[1, 0])))
-        t = net.op("ReduceMean", net.op("MatMul", a, t), np.array([0], np.int64), keepdims=0)
-        net.op("Reshape", t, np.array([1, 3], np.int64))
-    elif kind == "flattened whole":
-        net.op("Reshape", net.relu(net.dense("x", 5)), np.array([-1], np.int64))
-    elif kind == "first row taken":
-        net.op("Gather", net.relu(net.dense("x", 5)), np.array([0], np.int64), axis=0)
-    elif kind == "cumulative sum":
-        net.op("CumSum", net.dense("x", 5), np.array(0, np.int64))
-    return net
+def column_read_as_row(net: Net) -> None:
+    """W · xᵀ."""
+    y = net.op("MatMul", net.hold("w", np.eye(4, 6, dtype=np.float32)), net.op("Transpose", "x"))
+    net.op("Reshape", y, np.array([1, 4], np.int64))
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "weights on the left", "mean over the batch", "softmax over the batch", "tokens in the batch",
-        "flattened whole", "first row taken", "cumulative sum",
-    ],
-)  # fmt: skip
+def tokens_in_the_batch(net: Net) -> None:
+    """[1, 6] -> [6, 1]: rows are tokens, which attend to each other."""
+    t = net.op("Reshape", "x", np.array([6, 1], np.int64))
+    t = net.op("MatMul", t, net.hold("w", np.ones((1, 3), np.float32)))
+    a = net.op("Softmax", net.op("MatMul", t, net.op("Transpose", t, perm=[1, 0])))
+    t = net.op("ReduceMean", net.op("MatMul", a, t), np.array([0], np.int64), keepdims=0)
+    net.op("Reshape", t, np.array([1, 3], np.int64))
+
+
+def steps_in_the_batch(net: Net) -> None:
+    """Rows are steps of one sequence."""
+    t = net.op("Reshape", net.dense("x", 5), np.array([1, 1, 5], np.int64))
+    net.op("Squeeze", net.recurrence("GRU", t, 5, 4, 1), np.array([1, 2], np.int64))
+
+
+def convolved_along_the_batch(net: Net) -> None:
+    """A window of three neighbours."""
+    t = net.op("Unsqueeze", net.op("Transpose", "x", perm=[1, 0]), np.array([0], np.int64))
+    t = net.op("Conv", t, net.hold("w", np.ones((5, 6, 3), np.float32)), pads=[1, 1])
+    net.op("Transpose", net.op("Squeeze", t, np.array([0], np.int64)), perm=[1, 0])
+
+
+def divided_by_their_number(net: Net) -> None:
+    """A mean over the batch is no mean of one sample."""
+    n = net.op("Cast", net.op("Shape", "x", start=0, end=1), to=TensorProto.FLOAT)
+    net.op("Div", net.dense("x", 5), n)
+
+
+def place_among_samples(net: Net) -> None:
+    """Each sample gets its number added."""
+    n = net.op("Squeeze", net.op("Shape", "x", start=0, end=1), np.array([0], np.int64))
+    n = net.op("Range", np.array(0, np.int64), n, np.array(1, np.int64))
+    n = net.op("Unsqueeze", net.op("Cast", n, to=TensorProto.FLOAT), np.array([1], np.int64))
+    net.op("Add", net.dense("x", 5), n)
+
+
+def last_row_first(net: Net) -> None:
+    """A slice backwards."""
+    net.op("Slice", net.dense("x", 5), *(np.array([i], np.int64) for i in (-1, -(1 << 60), 0, -1)))
+
+
+MIXING: dict[str, Callable[[Net], Any]] = {
+    "weights on the left": column_read_as_row,
+    "mean over the batch": lambda n: n.op("ReduceMean", n.relu(n.dense("x", 5)), np.array([0], np.int64), keepdims=1),
+    "softmax over the batch": lambda n: n.op("Softmax", n.dense("x", 5), axis=0),
+    "tokens in the batch": tokens_in_the_batch,
+    "flattened whole": lambda n: n.op("Reshape", n.relu(n.dense("x", 5)), np.array([-1], np.int64)),
+    "first row taken": lambda n: n.op("Gather", n.relu(n.dense("x", 5)), np.array([0], np.int64), axis=0),
+    "cumulative sum": lambda n: n.op("CumSum", n.dense("x", 5), np.array(0, np.int64)),
+    "steps in the batch": steps_in_the_batch,
+    "convolved along the batch": convolved_along_the_batch,
+    "last row first": last_row_first,
+    "triangle": lambda n: n.op("Trilu", n.dense("x", 5)),
+    "sum of all samples": lambda n: n.op("Einsum", "x", n.dense("x", 5), equation="nc,md->nd"),
+    "divided by their number": divided_by_their_number,
+    "place among samples": place_among_samples,
+    "first row overwritten": lambda n: n.op(
+        "ScatterND", n.dense("x", 5), np.array([[0]], np.int64), np.ones((1, 5), np.float32)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MIXING)
 def test_a_batch_is_not_set_free_where_samples_would_mix(kind: str) -> None:
     """The model either keeps its batch, or gives each sample what it gets alone."""
-    proto = mixing(kind).proto()
+    net = Net(40, batch=1, x=(6,))
+    MIXING[kind](net)
+    proto = net.proto()
     model = loaded(proto)
     feed = samples(model.inputs, 3)
     if model.batch == "free":
         equal(answers(model, feed), one_by_one(proto, feed))
     else:
-        assert model.batch == 1
+        assert model.batch == 1 and model.held_by
         first = {k: v[:1] for k, v in feed.items()}
         equal(answers(model, first), reference(proto, first))
+
+
+def i64(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+def class_token(net: Net) -> None:
+    """A token of weights beside those of the image, and positions for all."""
+    y = net.op("Transpose", net.op("Reshape", net.conv("x", 6), i64(1, 6, 16)), perm=[0, 2, 1])
+    y = net.op("Concat", net.op("Expand", net.weight("token", 1, 1, 6, terms=1), i64(1, -1, -1)[:1]), y, axis=1)
+    y = net.op("Add", y, net.weight("positions", 1, 17, 6, terms=4))
+    net.head(net.op("Gather", y, np.array(0, np.int64), axis=1))
+
+
+def sequence_of_tokens(net: Net) -> None:
+    """Tokens first, samples second, as torch's own attention has them: both merged, split again, heads in the batch."""
+    y = net.op("Transpose", net.op("Reshape", net.conv("x", 6), i64(1, 6, 16)), perm=[2, 0, 1])
+    y = net.op(
+        "Reshape", net.op("MatMul", net.op("Reshape", y, i64(16, 6)), net.weight("w", 6, 8, terms=6)), i64(16, 1, 8)
+    )
+    heads = net.op("Transpose", net.op("Reshape", y, i64(16, 2, 4)), perm=[1, 0, 2])
+    back = net.op("Reshape", heads, i64(1, 2, 16, 4))
+    scores = net.op("MatMul", back, net.op("Transpose", back, perm=[0, 1, 3, 2]))
+    y = net.op("MatMul", net.op("Softmax", scores), back)
+    y = net.op("Reshape", net.op("Transpose", y, perm=[2, 0, 1, 3]), i64(16, 8))
+    y = net.op("Reshape", net.op("Gemm", y, net.weight("v", 8, 5, terms=8), net.bias("b", 5)), i64(16, 1, 5))
+    net.head(net.op("ReduceMean", net.op("Transpose", y, perm=[1, 0, 2]), i64(1), keepdims=0))
+
+
+def windows_of_pixels(net: Net) -> None:
+    """Windows in the batch and out again; an Expand whose target has their number."""
+    y = net.op("Reshape", net.conv("x", 6), i64(1, 6, 2, 2, 2, 2))
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 4, 3, 5, 1]), i64(4, 4, 6))
+    y = net.op("Div", y, net.op("Expand", net.op("ReduceL2", y, i64(2), keepdims=1), i64(4, 4, 6)))
+    y = net.op("Transpose", net.op("Reshape", y, i64(1, 2, 2, 2, 2, 6)), perm=[0, 5, 1, 3, 2, 4])
+    net.head(net.pooled(net.op("Reshape", y, i64(1, 6, 4, 4))))
+
+
+def sizes_of_images(net: Net) -> None:
+    """Resize with all four sizes; once to a size that no float32 scale leads to."""
+    y = net.op("Resize", net.conv("x", 6), None, None, i64(1, 6, 8, 8), mode="linear")
+    y = net.op("Resize", y, None, None, i64(1, 6, 12, 7), mode="nearest", coordinate_transformation_mode="asymmetric")
+    net.head(net.pooled(net.relu(net.conv(y, 5))))
+
+
+def picked_in_order(net: Net) -> None:
+    """as_strided of what is contiguous, and the windows of an adaptive pool, as torch exports them."""
+    y = net.relu(net.conv("x", 6))
+    grid = np.stack(np.meshgrid(i64(0, 1, 3), i64(0, 2), indexing="ij"), -1).reshape(3, 1, 2, 1, 2)
+    y = net.op("GatherND", net.op("Transpose", y, perm=[2, 3, 0, 1]), grid)
+    y = net.op("ReduceMean", net.op("Transpose", y, perm=[4, 5, 0, 1, 2, 3]), i64(-3, -1), keepdims=0)
+    y = net.op("Gather", net.op("Reshape", y, i64(-1)), np.arange(36).reshape(1, 36), axis=0)
+    net.head(net.relu(net.dense(y, 7)))
+
+
+def first_states(net: Net) -> None:
+    """A first state of zeros and one of weights."""
+    y = net.op("Transpose", net.op("Reshape", net.conv("x", 6), i64(1, 6, 16)), perm=[2, 0, 1])
+    w, r = net.weight("w", 1, 20, 6, terms=6), net.weight("r", 1, 20, 5, terms=5)
+    y = net.op(
+        "LSTM", y, w, r, "", "", np.zeros((1, 1, 5), np.float32), net.weight("c", 1, 1, 5, terms=1), hidden_size=5
+    )
+    y = net.op("Reshape", y, i64(16, 1, 5))
+    net.head(net.op("Gather", y, np.array(-1, np.int64), axis=0))
+
+
+@pytest.mark.parametrize(
+    "build", [class_token, sequence_of_tokens, windows_of_pixels, sizes_of_images, picked_in_order, first_states]
+)
+def test_a_batch_written_into_constants_becomes_free(build: Callable[[Net], None]) -> None:
+    net = Net(46, batch=1, x=(3, 4, 4))
+    build(net)
+    proto = net.proto()
+    model = loaded(proto)
+    assert model.batch == "free" and model.held_by == ""
+    feed = samples(model.inputs, 3)
+    equal(answers(model, feed), one_by_one(proto, feed))
+    again = loaded(model.to_bytes())
+    assert again.batch == "free"
+    equal(answers(again, feed), answers(model, feed))
+
+
+def test_pads_are_told_of_every_axis() -> None:
+    net = Net(47, x=(3, 4, 4))
+    net.op("Pad", net.conv("x", 2), i64(1, 0, 2, 3), None, i64(-1, 2))
+    proto = net.proto()
+    model = loaded(proto)
+    (pad,) = [n for n in model.graph if n.op_type == "Pad"]
+    assert pad.inputs[1].const_value.numpy().tolist() == [0, 0, 0, 1, 0, 0, 3, 2] and pad.inputs[3] is None
+    feed = samples(model.inputs, 2)
+    equal(answers(model, feed), reference(proto, feed))
 
 
 @pytest.mark.parametrize("batch", [1, "N"])
@@ -295,6 +427,38 @@ def test_a_shared_bias_is_given_to_each_layer_and_a_shared_weight_stays() -> Non
     assert len({n.inputs[1] for n in model.graph if n.name in ("a", "b")}) == 1
     assert analyse(model).why("w", 1) == "it is graph input 'x'"  # tied to itself through the shared weight
     assert any(g.name == "c" for g in analyse(model).groups)
+
+
+def test_a_vector_with_axes_of_one_is_given_to_each_layer_too() -> None:
+    net = Net(48, x=(3, 4, 4))
+    net.hold("gain", np.full((1, 5, 1, 1), 2, np.float32))
+    y = net.relu(net.op("Mul", net.conv("x", 5), "gain"))
+    y = net.relu(net.op("Mul", net.conv(y, 5), "gain"))
+    net.head(net.pooled(y))
+    model = loaded(net.proto())
+    assert [len(g) for g in analyse(model).groups] == [5, 5]
+
+
+def test_functions_are_inlined() -> None:
+    """A layer that is a call, with an attribute; and a call inside a function."""
+    ops, ours = helper.make_opsetid("", 20), helper.make_opsetid("ours", 1)
+    node = helper.make_node("LeakyRelu", ["a"], ["b"])
+    node.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
+    bent = helper.make_function("ours", "Bent", ["a"], ["b"], [node], [ops], ["slope"])
+    call = helper.make_node("Bent", ["t"], ["y"], domain="ours", slope=0.25)
+    layer = helper.make_function(
+        "ours", "Layer", ["x", "w"], ["y"], [helper.make_node("MatMul", ["x", "w"], ["t"]), call], [ops, ours]
+    )
+    net = Net(49, x=(6,))
+    w, last = net.weight("w", 6, 8, terms=6), net.weight("last", 8, 3, terms=8)
+    proto = net.proto(net.op("MatMul", net.op("Tanh", net.op("MatMul", "x", w)), last))
+    proto.graph.node[0].CopyFrom(helper.make_node("Layer", ["x", "w"], [proto.graph.node[0].output[0]], domain="ours"))
+    proto.functions.extend([bent, layer])
+    proto.opset_import.append(ours)
+    model = loaded(proto)
+    feed = samples(model.inputs, 3)
+    equal(answers(model, feed), reference(proto, feed))
+    assert [len(g) for g in analyse(model).groups] == [8]
 
 
 def test_a_copy_never_takes_the_name_of_an_activation() -> None:

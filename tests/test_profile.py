@@ -58,7 +58,7 @@ def alexnet5() -> Model:
         y, before = op("Gemm", y, w, b, transB=1), units
         y = op("Relu", y) if i < 2 else y
     graph = ir.Graph([x], [y], nodes=nodes, initializers=held, opset_imports={"": 20}, name="alexnet")
-    assert settle(graph, {}, Path("alexnet.onnx")) == "free"
+    assert settle(graph, {}, Path("alexnet.onnx")) == ("free", "")
     return Model(ir.Model(graph, ir_version=10), "0" * 64, 20)
 
 
@@ -200,5 +200,5 @@ def test_a_value_that_is_read_again_is_not_overwritten() -> None:
 
 def test_an_unknown_op_gets_buffers_for_all_of_its_values() -> None:
     net = Net(55, x=(4, 6, 6))
-    net.op("Erf", "x")
+    net.op("Hardmax", "x")
     assert arena(net.model()) == rounded(144, 144)

@@ -7,7 +7,7 @@ reference. Equal nodes on equal shapes are inferred once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -38,12 +38,22 @@ class Known:
     array: NDArray[Any] | None = None
 
 
+Took = list["Known | None"]
+
+
+def as_written(node: ir.Node, took: Took) -> Took:
+    """What a node's inputs are, as the file has them."""
+    return took
+
+
 def infer(
-    graph: ir.Graph, inputs: dict[ir.Value, tuple[int, ...]], exported_batch: int | None
+    graph: ir.Graph,
+    inputs: dict[ir.Value, tuple[int, ...]],
+    read: Callable[[ir.Node, Took], Took] = as_written,
 ) -> dict[ir.Value, Known]:
     """Walk the graph with these input shapes.
 
-    exported_batch  the batch that the exporter baked into Reshape targets, to be read as the batch of this walk
+    read  what to take a node's inputs for, where the file's own words hold at another batch only
 
     Raises Uninferable where the shapes contradict each other.
     """
@@ -51,14 +61,9 @@ def infer(
     for v in graph.initializers.values():
         assert v.const_value is not None
         known[v] = Known(v.const_value.dtype, tuple(v.const_value.shape.numpy()), None)
-    batch = next((s[0] for s in inputs.values() if s), 1)
-    carries, grown = set(inputs), 0
+    grown = 0
     for node in graph:
-        took = [None if v is None else known.get(v, Known(v.dtype, None)) for v in node.inputs]
-        if any(v in carries for v in node.inputs):
-            carries.update(node.outputs)
-            if exported_batch and node.op_type == "Reshape" and len(took) > 1:
-                took[1] = rebatched(node, took, exported_batch, batch)
+        took = read(node, [None if v is None else known.get(v, Known(v.dtype, None)) for v in node.inputs])
         made = outputs_of(node, took)
         if any(max(k.shape or (0,)) > LARGEST_AXIS for k in made if k.shape is not None):
             raise Uninferable(f"{where(node)} makes a value with an axis longer than {LARGEST_AXIS:,}")
@@ -101,19 +106,6 @@ def reads(node: ir.Node) -> set[ir.Value]:
             inside = {*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs)}
             found |= set().union(*map(reads, graph), graph.outputs) - inside
     return found
-
-
-def rebatched(node: ir.Node, took: Sequence[Known | None], exported: int, batch: int) -> Known | None:
-    """A Reshape target whose leading entry holds the exported batch, with this walk's batch in its place."""
-    x, target = took[0], node.inputs[1]
-    held = None if target is None else target.const_value
-    if held is None or x is None or x.shape is None:
-        return took[1]  # computed: it knows the batch of this walk
-    array = held.numpy().copy()
-    fits = -1 not in array and math.prod(array) == math.prod(x.shape)
-    if array.size and array[0] > 0 and array[0] % exported == 0 and not fits:
-        array[0] = array[0] // exported * batch
-    return Known(ir.DataType.INT64, array.shape, array)
 
 
 def outputs_of(node: ir.Node, took: list[Known | None]) -> list[Known]:
@@ -270,72 +262,6 @@ def evaluate(node: ir.Node, arrays: list[NDArray[Any] | None]) -> list[NDArray[A
         return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, named)]
     except Exception as error:  # the reference raises whatever numpy does
         raise Uninferable(f"{where(node)} cannot be computed: {' '.join(str(error).split())[:200]}") from error
-
-
-# ---- samples -------------------------------------------------------------------------------------------------------
-ALONG = {  # ops that work along their `axis`, or reorder it
-    "ArgMax", "ArgMin", "Compress", "Concat", "CumSum", "Gather", "GatherElements", "Hardmax", "LayerNormalization",
-    "LogSoftmax", "LpNormalization", "ScatterElements", "Softmax", "Split", "TopK", "Unique",
-}  # fmt: skip
-VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-
-
-def mixes_samples(graph: ir.Graph, two: dict[ir.Value, Known], three: dict[ir.Value, Known]) -> bool:
-    """Whether some node lets one sample see another, or loses them: its batch may not be set free.
-
-    two, three  walks with batches of 2 and 3; what their shapes do not tell is believed
-    """
-    for node in graph:
-        batches = [None if v is None else batch_axis(two.get(v), three.get(v)) for v in node.inputs]
-        if all(b is None for b in batches):
-            continue
-        if any(batch_axis(two[v], three[v]) is None for v in node.outputs if is_measured(two[v], three[v])):
-            return True
-        first = batches[0]
-        if first is not None and (first[0] in axes_along(node, two) or attribute_of(node, "training_mode", 0)):
-            return True
-        if first is not None and node.op_type in VIEWS:
-            after = batch_axis(two[node.outputs[0]], three[node.outputs[0]])
-            if after is not None and not (first[1] == after[1] or first[2] > 1 or spans(first, after)):
-                return True
-    return False
-
-
-def is_measured(a: Known, b: Known) -> bool:
-    """Whether both walks know the shape of a value that is no constant."""
-    return a.shape is not None and b.shape is not None and a.array is None and b.array is None
-
-
-def batch_axis(a: Known | None, b: Known | None) -> tuple[int, int, int] | None:
-    """(axis, elements ahead of it, samples' share k of its k·N positions) of the one axis that grows with the batch."""
-    if a is None or b is None or not is_measured(a, b):
-        return None
-    shapes = zip(a.shape or (), b.shape or (), strict=False)
-    grows = [i for i, (p, q) in enumerate(shapes) if p != q]
-    if len(grows) != 1 or len(a.shape or ()) != len(b.shape or ()):
-        return None
-    (i,), p, q = grows, (a.shape or ())[grows[0]], (b.shape or ())[grows[0]]
-    return (i, math.prod((a.shape or ())[:i]), p // 2) if 3 * p == 2 * q else None
-
-
-def spans(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
-    """Whether axes in front of the batch were merged into it: [T, N, d] -> [T·N, d]."""
-    merged, rest = divmod(before[1], after[1])
-    return not rest and after[2] % merged == 0
-
-
-def axes_along(node: ir.Node, known: dict[ir.Value, Known]) -> set[int]:
-    """Axes of the first input that a node works along."""
-    first = node.inputs[0]
-    shape = None if first is None or first not in known else known[first].shape
-    if node.op_type not in ALONG or not shape:
-        return set()
-    axis = attribute_of(node, "axis", -1 if node.op_type not in ("Gather", "GatherElements", "ScatterElements") else 0)
-    if node.op_type == "CumSum":
-        held = node.inputs[1].const_value if node.inputs[1] is not None else None
-        axis = 0 if held is None else int(held.numpy().item())
-    axis %= len(shape)
-    return set(range(axis, len(shape))) if node.op_type == "LayerNormalization" else {axis}
 
 
 def attribute_of(node: ir.Node, name: str, default: int) -> int:

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
+from google.protobuf.message import DecodeError
 
+from toolchain.batch import BATCH, Reader, mixing, stretch
 from toolchain.errors import BadInput, Unsupported, UsageError
 from toolchain.files import write_atomic
-from toolchain.inference import Known, Uninferable, infer, mixes_samples
+from toolchain.inference import Known, Uninferable, infer
+from toolchain.plain import parameter, simplify, targets
 from toolchain.validate import check_graph, check_parameters, read_proto
 
 OPSET = 20  # older files are lifted to it; the op table holds from here to NEWEST
 NEWEST = 26
 OLDEST = 7
-BATCH = "N"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Model:
     ir      opset ≥ 20, parameters owned by one node each, every known shape static but for the batch
     sha256  of the file that it was read from
     batch   "free", or the only batch size that the graph can run at
+    held_by  why the batch is not free, "" where it is
     """
 
     ir: ir.Model
     sha256: str
     opset: int
     batch: str | int = "free"
+    held_by: str = ""
 
     @property
     def graph(self) -> ir.Graph:
@@ -91,6 +94,8 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
         older = "older than 7" if opset < OLDEST else f"newer than {NEWEST}"
         raise Unsupported(f"opset {opset} is {older}", str(path), "Re-export with an opset from 7 to 26")
     check_graph(proto, path)
+    if proto.functions:
+        proto = inlined(proto, path)
     try:
         model = ir.from_proto(lifted(proto) if opset < OPSET else proto)
     except (ir.serde.SerdeError, UnicodeDecodeError) as error:
@@ -98,7 +103,18 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     del proto
     own_parameters(model.graph)
     check_parameters(model.graph, path)
-    return Model(model, sha256, opset, settle(model.graph, shapes or {}, path))
+    batch, held_by = settle(model.graph, shapes or {}, path)
+    return Model(model, sha256, opset, batch, held_by)
+
+
+def inlined(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model with the bodies of its functions in place of their calls."""
+    import onnx.inliner
+
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (RuntimeError, onnx.checker.ValidationError, DecodeError) as error:
+        raise BadInput(f"calls functions that cannot be inlined: {root_of(error)}", str(path)) from error
 
 
 def root_of(error: BaseException) -> str:
@@ -158,7 +174,7 @@ def own_parameters(graph: ir.Graph) -> None:
     """Initializers are no inputs, Constant nodes are initializers, and small constants belong to one node each.
 
     Exporters merge equal constants, which would tie the layers that share them (a DenseNet: 89 groups instead of 120).
-    Shared weights of two or more axes are meant, and stay shared.
+    Shared weights with two or more axes that are longer than 1 are meant, and stay shared.
     """
     names = set(graph.initializers)
     for value in [v for v in graph.inputs if v.name in names]:
@@ -170,7 +186,9 @@ def own_parameters(graph: ir.Graph) -> None:
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         uses = list(value.uses())
-        if tensor is None or len(uses) < 2 or (len(tensor.shape) > 1 and tensor.dtype.is_floating_point()):
+        if tensor is None or len(uses) < 2:
+            continue
+        if tensor.dtype.is_floating_point() and sum(d != 1 for d in tensor.shape.numpy()) > 1:
             continue
         for number, use in enumerate(uses[1:], start=2):
             name = f"{value.name}.{number}"
@@ -195,13 +213,6 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     return node.attributes["value"].as_tensor() if "value" in node.attributes else None
 
 
-def parameter(name: str, array: NDArray[Any] | ir.TensorProtocol) -> ir.Value:
-    """A new initializer, not yet part of a graph."""
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name) if isinstance(array, np.ndarray) else array
-    shape = ir.Shape([int(d) for d in tensor.shape.numpy()])
-    return ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
-
-
 def hold(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
     """Replace a computed value by an initializer of the same name and drop its node."""
     assert tensor is not None
@@ -217,28 +228,50 @@ def hold(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol | None) -> 
 
 
 # ---- shapes --------------------------------------------------------------------------------------------------------
-def settle(graph: ir.Graph, given: dict[str, tuple[int, ...]], path: Path) -> str | int:
-    """Fold constants and write every shape, with the batch free if the graph allows it; returns the batch."""
+def settle(graph: ir.Graph, given: dict[str, tuple[int, ...]], path: Path) -> tuple[str | int, str]:
+    """Fold constants and write every shape, with the batch free if the graph allows it.
+
+    Returns the batch, and what holds it where it is not free.
+    """
     inputs = {v: input_shape(v, given, path) for v in graph.inputs}
     firsts = {s[0] for s in inputs.values() if s}
-    fixed = next(iter(firsts)) if len(firsts) == 1 else None
-    if firsts == {None} or (fixed is not None and all(inputs.values())):
-        try:
-            two, three = (infer(graph, {v: (b, *s[1:]) for v, s in inputs.items()}, fixed) for b in (2, 3))
-            if fixed is None or not mixes_samples(graph, two, three):
-                apply(graph, two, three)
-                return "free"
-        except Uninferable as error:
-            if fixed is None:
-                raise BadInput(str(error), str(path)) from error
-    elif None in firsts:
+    if None in firsts and firsts != {None}:
         raise UsageError(f"the inputs of {path.name} disagree on the batch", way_out="Give --shape for each")
     try:
-        only = infer(graph, inputs, None)
+        if firsts == {None}:
+            two, three = (infer(graph, {v: (b, *s[1:]) for v, s in inputs.items()}) for b in (2, 3))
+            simplify(graph, two)
+            apply(graph, two, three)
+            return "free", ""
+        only = infer(graph, inputs)
     except Uninferable as error:
         raise BadInput(str(error), str(path)) from error
+    simplify(graph, only)
+    held_by = "its inputs have no common batch"
+    if len(firsts) == 1 and all(inputs.values()):
+        (batch,) = firsts
+        held_by = freed(graph, inputs, only, batch)
+        if not held_by:
+            return "free", ""
     apply(graph, only, only)
-    return fixed if fixed is not None else 1
+    return (next(iter(firsts)) if len(firsts) == 1 else 1), held_by
+
+
+def freed(graph: ir.Graph, inputs: dict[ir.Value, tuple[int, ...]], only: dict[ir.Value, Known], batch: int) -> str:
+    """Write shapes with a free batch; returns why that is not possible, and then leaves the graph as it was.
+
+    only  the walk with the file's own batch
+    """
+    readers = [Reader(only, (b, batch)) for b in (2, 3)]
+    try:
+        two, three = (infer(graph, {v: (r.ratio[0], *s[1:]) for v, s in inputs.items()}, r) for r in readers)
+    except Uninferable as error:
+        return str(error)
+    if because := mixing(graph, two, three, readers[0].merged):
+        return because
+    stretch(graph, two, three)
+    apply(graph, two, three)
+    return ""
 
 
 def input_shape(value: ir.Value, given: dict[str, tuple[int, ...]], path: Path) -> tuple[Any, ...]:
@@ -256,16 +289,11 @@ def input_shape(value: ir.Value, given: dict[str, tuple[int, ...]], path: Path) 
 
 
 def apply(graph: ir.Graph, two: dict[ir.Value, Known], three: dict[ir.Value, Known]) -> None:
-    """Write what two walks agree on: shapes, constants, and Reshape targets with the batch as -1."""
-    for value in graph.inputs:
-        write_shape(value, two[value], three[value])
-    for node in list(graph):
-        for value in node.outputs:
-            if value in two:
-                write_shape(value, two[value], three[value])
-        target = node.inputs[1] if node.op_type == "Reshape" and node.domain == "" else None
-        if target is not None:
-            free_target(graph, node, target)
+    """Write what two walks agree on: shapes, constants, and what nodes are told of shapes."""
+    for value in (*graph.inputs, *(o for n in graph for o in n.outputs)):
+        if value in two:
+            write_shape(value, two[value], three[value])
+    targets(graph)
     fold(graph, two, three)
 
 
@@ -301,22 +329,3 @@ def write_shape(value: ir.Value, two: Known, three: Known) -> None:
             value.shape = None
             return
     value.shape = ir.Shape(sizes)
-
-
-def free_target(graph: ir.Graph, node: ir.Node, target: ir.Value) -> None:
-    """Give a Reshape whose output has one batch dimension a constant target with -1 there."""
-    shape = node.outputs[0].shape
-    if shape is None or sum(not isinstance(d, int) for d in shape) > 1:
-        return
-    wanted = np.array([d if isinstance(d, int) else -1 for d in shape], np.int64)
-    held = target.const_value
-    if held is not None and -1 in held.numpy() and (wanted == -1).sum() == 0:
-        return  # a static output whose file lets one dimension follow: leave the file's words
-    if held is not None and np.array_equal(held.numpy(), wanted):
-        return
-    if (wanted == 0).any():
-        return
-    name = f"{node.outputs[0].name}.shape"
-    value = parameter(name, wanted)
-    graph.initializers[name] = value
-    node.replace_input_with(1, value)

@@ -45,7 +45,8 @@ class Profile:
 
 def profile(model: Model, shape: Shape = dims) -> Profile:
     """Count everything."""
-    layers = tuple(layer(n, shape) for n in model.graph)
+    counted: set[ir.Value] = set()
+    layers = tuple(layer(n, shape, counted) for n in model.graph)
     return Profile(params(model, shape), macs(model, shape), flash(model, shape), arena(model, shape), layers)
 
 
@@ -71,9 +72,10 @@ def node_macs(node: ir.Node, shape: Shape) -> int:
     return entry.macs(node, shape) if entry is not None and entry.macs is not None and known else 0
 
 
-def layer(node: ir.Node, shape: Shape) -> Layer:
-    """One row of `jettison inspect`."""
-    weights = {v for v in node.inputs if v is not None and v.const_value is not None and is_weight(v)}
+def layer(node: ir.Node, shape: Shape, counted: set[ir.Value]) -> Layer:
+    """One row of `jettison inspect`; a shared weight belongs to its first layer, and is `counted` from then on."""
+    weights = {v for v in node.inputs if v is not None and v.const_value is not None and is_weight(v)} - counted
+    counted |= weights
     first = node.outputs[0]
     size = tuple(max(d, -1) for d in shape(first)) if first.shape is not None else ()
     count = sum(math.prod(shape(v)) for v in weights)

@@ -263,7 +263,11 @@ def check_input(value: onnx.ValueInfoProto, path: Path) -> None:
 
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-BOUNDS = {"Add", "Where", "Clip", "Max", "Min", "Pad"}  # where an infinity is meant: attention masks, open bounds
+BOUNDS = {"Add", "Sub", "Where", "Clip", "Max", "Min", "Pad"}  # where an infinity is meant: masks, open bounds
+MOVES = {
+    "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Trilu", "Unsqueeze",
+}  # fmt: skip
 
 
 def check_parameters(graph: ir.Graph, path: Path) -> None:
@@ -281,7 +285,15 @@ def check_parameters(graph: ir.Graph, path: Path) -> None:
         if not bad.any():
             continue
         kind = "NaN" if np.isnan(array).any() else "infinity"
-        if kind == "infinity" and all(u.node.op_type in BOUNDS for u in value.uses()):
+        if kind == "infinity" and is_bound(value):
             continue
         first = [int(i) for i in np.argwhere(bad)[0]]
         raise BadInput(f"has {int(bad.sum())} {kind} (first at {first})", f"{path}: tensor '{value.name}'")
+
+
+def is_bound(value: ir.Value) -> bool:
+    """Whether a value ends, moved about perhaps, as a mask or a bound everywhere."""
+    return all(
+        u.node.op_type in BOUNDS or (u.node.op_type in MOVES and all(map(is_bound, u.node.outputs)))
+        for u in value.uses()
+    )

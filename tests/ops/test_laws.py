@@ -97,7 +97,6 @@ def model_of(case: Case) -> Model:
         infer(
             model.graph,
             {v: tuple(b if d == "N" else int(d) for d in given[str(v.name)]) for v in model.graph.inputs},
-            None,
         )
         for b in (2, 3)
     )

@@ -24,7 +24,8 @@ def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
     from toolchain.profile import profile
     from toolchain.tables import show
 
-    counted = profile(load(model, parse_shapes(shapes)))
+    loaded = load(model, parse_shapes(shapes))
+    counted = profile(loaded)
     layers = sorted(counted.layers, key=lambda l: (-l.params, -l.macs))
     rows = [
         {"layer": l.name, "op": l.op, "params": l.params, "macs": l.macs, "output": list(l.output_shape)}
@@ -35,6 +36,8 @@ def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
     show([*rows, total], form)
     if form == "table":
         click.echo(f"file {counted.flash_bytes:,} bytes · arena {counted.arena_bytes:,} bytes for one sample")
+        if loaded.batch != "free":
+            click.echo(f"runs at batch {loaded.batch} only: {loaded.held_by}")
 
 
 @cli.command()

@@ -139,7 +139,7 @@ def attribute(
     """
     if model.batch != "free":
         raise Unsupported(
-            f"the graph runs at batch {model.batch} only, so it cannot be ranked by gradients",
+            f"the graph runs at batch {model.batch} only, so it cannot be ranked by gradients: {model.held_by}",
             way_out="Use --criterion magnitude",
         )
     objective = objective_of(model)

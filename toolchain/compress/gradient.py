@@ -173,7 +173,7 @@ def rays_of(tail: Tail) -> dict[ir.Value, Ray]:
         entry = find(node)
         took = [rays.get(v) if v is not None else None for v in node.inputs]
         ray = entry.ray(node, took) if entry is not None and entry.ray is not None else Ray.CURVED
-        rays |= {v: ray for v in node.outputs}
+        rays |= {v: ray if is_by_sample(v) else Ray.CURVED for v in node.outputs}
     return rays
 
 

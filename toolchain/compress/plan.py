@@ -129,7 +129,7 @@ def make_plan(
     terms = parse_budget(budget)
     groups = channels.groups
     order = [removal_order(g, scores.get(g.name), dead.get(g.name)) for g in groups]
-    free = np.array([g.name in scores and not any(fnmatch(g.name, k) for k in keep) for g in groups])
+    free = np.array([g.name in scores and not any(fnmatch(g.name, k) for k in keep) for g in groups], bool)
     step = np.array([steps_of(g, align) for g in groups], np.int64)
     size = np.array([len(g) for g in groups], np.int64)
     share = min(1.0, *(t.limit for t in terms if t.quantity == "units"), 1.0)
