@@ -17,7 +17,7 @@ from toolchain.ops.units import Units
 
 
 def border(g: Tape, x: ir.Value, axis: int, begin: int, end: int) -> ir.Value:
-    """Amounts of a Pad of a cotangent along one axis: onnxruntime 1.31 moves Transposes past a Pad with axes wrongly."""
+    """Amounts of a Pad along one axis of a cotangent; with axes onnxruntime 1.31 moves Transposes past it wrongly."""
     amounts = np.zeros((2, len(dims(x)) + 1), np.int64)
     amounts[:, axis] = begin, end
     return g.i64(amounts.ravel().tolist())
