@@ -16,15 +16,22 @@ from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
 
-def put_back(g: Tape, dy: ir.Value, axis: int, picked: NDArray[Any], size: int) -> ir.Value:
-    """Cotangent of an axis of this size from that of its picked positions; axis counts from the end.
+def border(g: Tape, x: ir.Value, axis: int, begin: int, end: int) -> ir.Value:
+    """Amounts of a Pad along one axis of a cotangent; with axes onnxruntime 1.31 moves Transposes past it wrongly."""
+    amounts = np.zeros((2, len(dims(x)) + 1), np.int64)
+    amounts[:, axis] = begin, end
+    return g.i64(amounts.ravel().tolist())
+
+
+def put_back(g: Tape, dy: ir.Value, x: ir.Value, axis: int, picked: NDArray[Any], size: int) -> ir.Value:
+    """Cotangent of an axis of x, of this size, from that of its picked positions; axis counts from the end.
 
     Every position reads its share from dy behind which one zero stands; one that was picked r times reads r times.
     """
     first = int(picked[0]) if len(picked) else 0
     if np.array_equal(picked, np.arange(first, first + len(picked))):
-        return g.op("Pad", dy, g.i64([first, size - first - len(picked)]), None, g.i64([axis]))
-    padded = g.op("Pad", dy, g.i64([0, 1]), None, g.i64([axis]))
+        return g.op("Pad", dy, border(g, x, axis, first, size - first - len(picked)))
+    padded = g.op("Pad", dy, border(g, x, axis, 0, 1))
     order = np.argsort(picked, kind="stable")
     turn = np.empty(len(picked), np.int64)  # how often a position was picked before
     turn[order] = np.arange(len(picked)) - np.searchsorted(picked[order], picked[order])
@@ -113,7 +120,7 @@ def slice_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     if cut is None:
         raise NotImplementedError("computed bounds, or some samples of the batch, have no gradient rule")
     for a, picked in cut.items():
-        dy = put_back(g, dy, a - len(size), picked, size[a])
+        dy = put_back(g, dy, operand(n, 0), a - len(size), picked, size[a])
     return [dy, *[None] * (len(n.inputs) - 1)]
 
 
@@ -166,7 +173,7 @@ def split_vjp(g: Tape, n: ir.Node, dys: list[ir.Value | None]) -> list[ir.Value 
     total, ends = None, np.cumsum(sizes)
     for dy, size, end in zip(dys, sizes, ends.tolist(), strict=True):
         if dy is not None:
-            share = put_back(g, dy, from_end, np.arange(end - size, end), sum(sizes))
+            share = put_back(g, dy, operand(n, 0), from_end, np.arange(end - size, end), sum(sizes))
             total = share if total is None else g.op("Add", total, share)
     return [total, *[None] * (len(n.inputs) - 1)]
 
@@ -218,7 +225,7 @@ def gather_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
         size = [g.seeds, *(max(d, -1) for d in dims(x))]
         size[axis + 1] = picked.size
         dy = g.op("Reshape", dy, g.i64(size))
-    return [put_back(g, dy, axis - len(dims(x)), picked.reshape(-1), dims(x)[axis]), None]
+    return [put_back(g, dy, x, axis - len(dims(x)), picked.reshape(-1), dims(x)[axis]), None]
 
 
 def gather_lite(w: Any, n: ir.Node) -> None:
