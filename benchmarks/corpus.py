@@ -190,9 +190,6 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--memory", type=float, default=8, help="GiB for each network")
-    parser.add_argument("--criterion", default="random")
-    parser.add_argument("--align", default="off")
-    parser.add_argument("--no-gradient", action="store_true")
     parser.add_argument("--table", type=Path, help="print the table of a file instead")
     parser.add_argument("--against", type=Path, nargs="*", default=[], help="files of rivals, for a table of tools")
     parser.add_argument("--python", default=sys.executable)
@@ -210,9 +207,7 @@ def main() -> None:
         return
     if asked.folder is None:
         parser.error("FOLDER is missing")
-    options = given[len(mine) + 1 :]  # another module's, behind --
-    if asked.module == OURS:
-        options = ["--criterion", asked.criterion, "--align", asked.align] + ["--no-gradient"] * asked.no_gradient
+    options = given[len(mine) + 1 :]  # the module's own
     case = Case(asked.python, asked.module, tuple(options), asked.timeout, int(asked.memory * 2**30))
     sweep(networks(asked.folder, asked.only), asked.out, case, asked.jobs)
     if asked.module == OURS:

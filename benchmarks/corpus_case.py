@@ -1,11 +1,13 @@
 """One network of a corpus from load to proof, in a process of its own: prints one JSON line,
 and one before the gradients are checked.
 
-    python -m benchmarks.corpus_case NAME.onnx [--criterion random] [--align off] [--share 50] [--no-gradient]
+    python -m benchmarks.corpus_case NAME.onnx [--criterion random] [--align off] [--share 50] [--approximate]
+        [--no-gradient]
 
 NAME.npz holds probe inputs p0_x0, p1_x0, … (probe, input). The network is exact if four things hold within `tolerance`,
 each relative to the largest output: the loaded model answers as the file does, two probes in one batch as each alone,
-the pruned one as the masked one, and the same after it was saved and read again. The tolerance is 1e-5, or 20 times the
+the pruned one as the masked one (with --approximate: with norms over what is kept), and the same after it was saved and
+read again. The tolerance is 1e-5, or 20 times the
 network's own float noise: what onnxruntime's own graph optimisations change.
 """
 
@@ -41,11 +43,11 @@ Arrays = list[np.ndarray[Any, Any]]
 Feed = dict[str, np.ndarray[Any, Any]]
 
 
-def case(path: Path, criterion: str, align: str, share: float, gradient: bool) -> Row:
+def case(path: Path, criterion: str, align: str, share: float, approximate: bool, gradient: bool) -> Row:
     """Everything that is told about one network."""
     row: Row = {"name": path.stem, "bytes": path.stat().st_size, "seconds": {}}
     try:
-        follow(row, path, criterion, align, share, gradient)
+        follow(row, path, criterion, align, share, approximate, gradient)
     except JettisonError as error:
         row |= {"status": "refused", "reason": str(error)}
     except Exception as error:  # told as a crash of ours, with its place
@@ -66,7 +68,7 @@ def timed(row: Row, stage: str) -> Iterator[None]:
     row["seconds"][stage] = round(time.perf_counter() - begun, 4)
 
 
-def follow(row: Row, path: Path, criterion: str, align: str, share: float, gradient: bool) -> None:
+def follow(row: Row, path: Path, criterion: str, align: str, share: float, approximate: bool, gradient: bool) -> None:
     """Fill the row, stage by stage; what was filled stays if a stage fails."""
     with timed(row, "load"):
         model = load(path)
@@ -78,7 +80,7 @@ def follow(row: Row, path: Path, criterion: str, align: str, share: float, gradi
         row["load_error"] = apart([answers(model, p) for p in probes], wanted)
         row["batch_error"] = batched(model, probes, wanted)
     with timed(row, "analyse"):
-        channels = analyse(model)
+        channels = analyse(model, approximate)
     sizes = [len(g) for g in channels.groups]
     row |= {"groups": len(sizes), "units": sum(sizes), "params": params(model), "macs": macs(model)}
     row["frozen"] = frozen(channels)
@@ -94,7 +96,11 @@ def follow(row: Row, path: Path, criterion: str, align: str, share: float, gradi
         goal = [answers(masked, p) for p in probes]
         row["masked_moves"] = apart(goal[:1], goal[1:2])
         row["masked_from_dense"] = apart(goal, wanted)
-        row["error"] = apart([answers(pruned, p) for p in probes], goal)
+        found = [answers(pruned, p) for p in probes]
+        row["error"] = apart(found, goal)
+        if approximate:
+            whole = mask(model, channels, removed, norms=False)
+            row["deviation"] = apart(found, [answers(whole, p) for p in probes])
         with tempfile.TemporaryDirectory() as folder:
             save(pruned, Path(folder) / "pruned.onnx")
             again = load(Path(folder) / "pruned.onnx")
@@ -225,9 +231,11 @@ def main() -> None:
     parser.add_argument("--criterion", choices=("magnitude", "random"), default="random")
     parser.add_argument("--align", default="off")
     parser.add_argument("--share", type=float, default=50)
+    parser.add_argument("--approximate", action="store_true", help="cut widths that norms take their statistics over")
     parser.add_argument("--no-gradient", action="store_true")
     asked = parser.parse_args()
-    print(json.dumps(case(asked.path, asked.criterion, asked.align, asked.share, not asked.no_gradient)))
+    settings = asked.criterion, asked.align, asked.share, asked.approximate, not asked.no_gradient
+    print(json.dumps(case(asked.path, *settings)))
 
 
 if __name__ == "__main__":
