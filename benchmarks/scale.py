@@ -78,7 +78,9 @@ def densenet(layers: int = 300, growth: int = 12) -> bytes:
             x = g.op("Concat", x, g.op("Conv", y, g.weight(growth, width, 3, 3), pads=[1] * 4), axis=1)
             width += growth
         if block < 2:
-            x = g.op("AveragePool", g.op("Conv", x, g.weight(width // 2, width, 1, 1)), kernel_shape=[2, 2], strides=[2, 2])
+            x = g.op(
+                "AveragePool", g.op("Conv", x, g.weight(width // 2, width, 1, 1)), kernel_shape=[2, 2], strides=[2, 2]
+            )
             width //= 2
     x = g.op("Flatten", g.op("GlobalAveragePool", g.op("Relu", x)))
     return g.model((3, 32, 32), g.op("Gemm", x, g.weight(width, 10), g.weight(10)))
@@ -116,7 +118,18 @@ def row(name: str, build: Callable[[], bytes]) -> dict[str, Any]:
     file = cached(f"scale_{build.__name__}.onnx", lambda path: path.write_bytes(build()))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pruned.onnx"
-        command = ("-m", "toolchain.cli", "prune", file, "--criterion", "magnitude", "--budget", "units<=50%", "-o", out)
+        command = (
+            "-m",
+            "toolchain.cli",
+            "prune",
+            file,
+            "--criterion",
+            "magnitude",
+            "--budget",
+            "units<=50%",
+            "-o",
+            out,
+        )
         ran = cold(command)
         size, left = file.stat().st_size, out.stat().st_size
     return {

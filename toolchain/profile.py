@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -182,20 +183,15 @@ def size_of(value: ir.Value, shape: Shape) -> int:
 
 def placed(spans: Sequence[Sequence[int]]) -> int:
     """Height of the pile: each buffer at the lowest offset that is free during its whole life."""
-    order = sorted(range(len(spans)), key=lambda i: (-spans[i][0], -i))
-    done: list[tuple[int, int, int, int]] = []  # offset, end, first, last
-    height = 0
-    for i in order:
-        size, first, final = spans[i]
-        if not size:
-            continue
+    order = sorted((i for i in range(len(spans)) if spans[i][0]), key=lambda i: (-spans[i][0], -i))
+    size, first, last = np.array([spans[i] for i in order], np.int64).reshape(-1, 3).T
+    low = np.zeros_like(size)
+    for i in range(len(order)):
+        beside = np.flatnonzero((first[:i] <= last[i]) & (first[i] <= last[:i]))
         offset = 0
-        for low, high, f, l in done:
-            if f <= final and first <= l:
-                if offset + size <= low:
-                    break
-                offset = max(offset, high)
-        done.append((offset, offset + size, first, final))
-        done.sort()
-        height = max(height, offset + size)
-    return height
+        for k in beside[np.argsort(low[beside], kind="stable")].tolist():
+            if offset + size[i] <= low[k]:
+                break
+            offset = max(offset, int(low[k] + size[k]))
+        low[i] = offset
+    return int((low + size).max(initial=0))

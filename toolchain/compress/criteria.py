@@ -89,11 +89,11 @@ def rank(criterion: str, evidence: Evidence) -> Ranks:
 def onto_units(group: Group, channels: Channels, cut: str, axis: int, per_position: F64) -> F64:
     """Sum a quantity [..., positions of the cut's axis] over the positions of each unit: [..., units]."""
     labels = channels.labels.of(channels.values[cut], axis)
-    index = np.full(len(channels.labels.root), -1)
-    index[group.units] = np.arange(len(group))
-    mine = index[labels] >= 0
+    order = np.argsort(group.units)
+    place = order[np.searchsorted(group.units, labels, sorter=order) % len(group)]
+    mine = group.units[place] == labels
     out = np.zeros((*per_position.shape[:-1], len(group)))
-    np.add.at(out.T, index[labels][mine], per_position[..., mine].T)
+    np.add.at(out.T, place[mine], per_position[..., mine].T)
     return out
 
 

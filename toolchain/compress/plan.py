@@ -64,11 +64,11 @@ class Plan:
 
     def labels(self, channels: Channels) -> Ids:
         """Labels of the removed units, [n]; raises BadInput where the groups are others."""
-        sizes = {g.name: len(g) for g in channels.groups}
+        units = {g.name: g.units for g in channels.groups}
         for name, indices in self.removed.items():
-            if name not in sizes or (indices and not 0 <= indices[0] <= indices[-1] < sizes[name]):
+            if name not in units or (indices and not 0 <= indices[0] <= indices[-1] < len(units[name])):
                 raise BadInput(f"group '{name}' of the plan does not fit the model")
-        parts = [channels.group(name).units[list(indices)] for name, indices in self.removed.items()]
+        parts = [units[name][list(indices)] for name, indices in self.removed.items()]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
