@@ -8,7 +8,7 @@ the graph does not allow that, or would mix samples then, the batch stays as it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,64 @@ class Model:
 
 
 def to_bytes(model: ir.Model) -> bytes:
-    """The ONNX file of a graph; shapes of parameters are not written twice."""
-    proto = ir.to_proto(model)
-    described = [v for v in proto.graph.value_info if v.name not in model.graph.initializers]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(described)
+    """The ONNX file of a graph."""
+    return b"".join(pieces(model))
+
+
+def pieces(model: ir.Model) -> Iterator[bytes]:
+    """The ONNX file, one parameter at a time, so that a gigabyte is never in memory twice more.
+
+    A graph is field 7 of a model and a parameter field 5 of a graph, each with its length in front. Shapes of
+    parameters are not written twice.
+    """
+    graph, serde = model.graph, ir.serde
+    proto = ir.to_proto(without_graph(model))
+    for value in graph.inputs:
+        serde.serialize_value_into(proto.graph.input.add(), value)
+    for node in graph:
+        serde.serialize_node_into(proto.graph.node.add(), node)
+        for value in node.outputs:
+            if not value.is_graph_output() and (value.shape is not None or value.type is not None):
+                serde.serialize_value_into(proto.graph.value_info.add(), value)
+    for value in graph.outputs:
+        serde.serialize_value_into(proto.graph.output.add(), value)
+    body = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    sizes = [len(field(5, tensor_bytes(v))) for v in graph.initializers.values()]
+    yield proto.SerializeToString() + b"\x3a" + varint(len(body) + sum(sizes)) + body
+    for value in graph.initializers.values():
+        yield field(5, tensor_bytes(value))
+
+
+def without_graph(model: ir.Model) -> ir.Model:
+    """All that a file says beside its nodes and values."""
+    old = model.graph
+    shell = ir.Graph([], [], nodes=[], name=old.name, doc_string=old.doc_string, opset_imports=old.opset_imports)
+    shell.metadata_props.update(old.metadata_props)
+    return ir.Model(
+        shell, ir_version=model.ir_version, producer_name=model.producer_name, producer_version=model.producer_version,
+        domain=model.domain, model_version=model.model_version, doc_string=model.doc_string,
+        functions=list(model.functions.values()), metadata_props=dict(model.metadata_props),
+    )  # fmt: skip
+
+
+def tensor_bytes(value: ir.Value) -> bytes:
+    """One parameter under its value's name."""
+    assert value.const_value is not None
+    proto = ir.serde.serialize_tensor(value.const_value)
+    proto.name = str(value.name)
     return proto.SerializeToString()
+
+
+def field(number: int, body: bytes) -> bytes:
+    """A protobuf field with its length."""
+    return bytes([number << 3 | 2]) + varint(len(body)) + body
+
+
+def varint(number: int) -> bytes:
+    """A length as protobuf writes it: seven bits a byte, the lowest first."""
+    low, high = number & 127, number >> 7
+    return bytes([low | 128]) + varint(high) if high else bytes([low])
 
 
 def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> Model:
@@ -130,7 +182,7 @@ def save(model: Model, path: Path | str, force: bool = False) -> None:
 
     path = Path(path)
     check_new(path, force)
-    write_atomic(path, lambda file: file.write(model.to_bytes()))
+    write_atomic(path, lambda file: file.writelines(pieces(model.ir)))
 
 
 # ---- opset ---------------------------------------------------------------------------------------------------------

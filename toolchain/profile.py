@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from toolchain.model import Model
+from toolchain.model import Model, varint, without_graph
 from toolchain.ops import activation, arithmetic, normalisation
 from toolchain.ops.table import Shape, dims, find
 
@@ -90,7 +90,7 @@ def flash(model: Model, shape: Shape = dims) -> int:
 
 def file_bytes(structure: int, tensors: int) -> int:
     """Bytes of a file of this structure and these tensors, with the length that stands in front of its graph."""
-    return structure + tensors + varint(structure + tensors)
+    return structure + tensors + len(varint(structure + tensors))
 
 
 def tensor_bytes(model: Model, shape: Shape = dims) -> int:
@@ -103,13 +103,8 @@ def stored(value: ir.Value, size: tuple[int, ...]) -> int:
     assert value.dtype is not None
     data = -(-math.prod(size) * value.dtype.bitwidth // 8)
     head = onnx.TensorProto(dims=size, data_type=int(value.dtype), name=str(value.name)).ByteSize()
-    body = head + 1 + varint(data) + data
-    return 1 + varint(body) + body
-
-
-def varint(number: int) -> int:
-    """Bytes of a length in protobuf."""
-    return max(1, -(-number.bit_length() // 7))
+    body = head + 1 + len(varint(data)) + data
+    return 1 + len(varint(body)) + body
 
 
 def structure_bytes(model: Model) -> int:
@@ -120,16 +115,8 @@ def structure_bytes(model: Model) -> int:
     parts = [ir.serde.serialize_node(n).ByteSize() for n in graph] + [
         ir.serde.serialize_value(v).ByteSize() for v in values
     ]
-    shell = ir.Graph([], [], nodes=[], name=graph.name, doc_string=graph.doc_string, opset_imports=graph.opset_imports)
-    around = ir.to_proto(
-        ir.Model(
-            shell, ir_version=model.ir.ir_version, producer_name=model.ir.producer_name,
-            producer_version=model.ir.producer_version, domain=model.ir.domain, model_version=model.ir.model_version,
-            doc_string=model.ir.doc_string, functions=list(model.ir.functions.values()),
-            metadata_props=dict(model.ir.metadata_props),
-        )
-    )  # fmt: skip
-    return around.ByteSize() - varint(around.graph.ByteSize()) + sum(1 + varint(p) + p for p in parts)
+    around = ir.to_proto(without_graph(model.ir))
+    return around.ByteSize() - len(varint(around.graph.ByteSize())) + sum(1 + len(varint(p)) + p for p in parts)
 
 
 def arena(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) -> int:
