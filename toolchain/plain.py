@@ -20,11 +20,11 @@ STATES = (5, 6)  # their inputs with the first states, [directions, batch, hidde
 
 
 class Names:
-    """Names that no value of a graph has yet."""
+    """Names that no value and no node of a graph has yet."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        made = (o for n in graph for o in n.outputs)
-        self.taken = {str(v.name) for v in (*graph.inputs, *graph.initializers.values(), *made)}
+        made = {name for n in graph for name in (str(n.name), *(str(v.name) for v in n.outputs))}
+        self.taken = made | {str(v.name) for v in graph.inputs} | set(graph.initializers)
 
     def fresh(self, name: str) -> str:
         """This name, with a mark if another value has it."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from toolchain.compress.groups import Channels, contracted, contractions
 from toolchain.errors import OutOfReach
 from toolchain.model import Model, parameter
-from toolchain.ops.mend import fresh, names
 from toolchain.ops.table import find, operand
 from toolchain.ops.tape import PREFIX
 from toolchain.ops.units import Axis, Ids
+from toolchain.plain import Names
 
 
 def prune(model: Model, channels: Channels, removed: Ids) -> Model:
@@ -45,10 +45,10 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
             entry.resize(node, lambda v, a, now=now: rows_kept(o := original[str(v.name)], a, now.get(o, keep)))
     for value in clone.graph.initializers.values():
         resize_parameter(value, original.get(str(value.name)), keep)
-    taken = names(clone.graph)
+    names = Names(clone.graph)
     for node in nodes:
         for value in node.outputs:
-            insert_gather(clone.graph, value, original[str(value.name)], keep, yields, taken)
+            insert_gather(clone.graph, value, original[str(value.name)], keep, yields, names)
             resize_activation(value, original[str(value.name)], yields)
     return model.with_ir(clone)
 
@@ -109,22 +109,22 @@ def insert_gather(
     original: ir.Value,
     keep: dict[Axis, NDArray[np.bool_]],
     yields: dict[Axis, NDArray[np.bool_]],
-    taken: set[str],
+    names: Names,
 ) -> None:
     """Behind a flatten, pick the places that stay out of those that it yields."""
     for axis in range(len(original.shape or ())):
         wanted, there = keep.get((original, axis)), yields.get((original, axis))
         if wanted is None or there is None or np.array_equal(wanted, there):
             continue
-        name = fresh(taken, f"{PREFIX}{value.name}/kept")
+        name = names.fresh(f"{PREFIX}{value.name}/kept")
         places = np.flatnonzero(wanted[there])
         index = parameter(name, places)
         graph.initializers[name] = index
         gather = ir.node(
-            "Gather", [value, index], attributes={"axis": axis}, name=fresh(taken, f"{PREFIX}{value.name}/gather")
+            "Gather", [value, index], attributes={"axis": axis}, name=names.fresh(f"{PREFIX}{value.name}/gather")
         )
         picked = gather.outputs[0]
-        picked.name, picked.type = fresh(taken, f"{PREFIX}{value.name}/picked"), value.type
+        picked.name, picked.type = names.fresh(f"{PREFIX}{value.name}/picked"), value.type
         sizes = list(original.shape or ())
         sizes[axis] = len(places)
         picked.shape = ir.Shape(sizes)
@@ -142,14 +142,14 @@ def mask(model: Model, channels: Channels, removed: Ids, norms: bool = True) -> 
     """
     labels, gone = channels.labels, channels.flags(channels.closure(removed))
     clone = model.ir.clone()
-    taken = names(clone.graph)
+    names = Names(clone.graph)
     products: dict[tuple[ir.Value, int], ir.Value] = {}
     pairs = list(zip(model.graph, clone.graph, strict=True))
     for old, new in pairs if channels.approximate and norms else ():
         entry = find(old)
         axis = entry.norm(old) if entry is not None and entry.norm is not None else None
         if axis is not None and gone[of := labels.of(operand(old, 0), axis)].any():
-            narrow(clone.graph, new, axis, ~gone[of], taken)
+            narrow(clone.graph, new, axis, ~gone[of], names)
     for old, new in pairs:
         for i, (value, axis) in contracted(old):
             if value.const_value is not None or (value, axis) not in labels.axes:
@@ -158,7 +158,7 @@ def mask(model: Model, channels: Channels, removed: Ids, norms: bool = True) -> 
             if keep.all() or not keep.size or read is None:
                 continue
             if (read, axis) not in products:
-                products[read, axis] = multiplied(clone.graph, new, read, axis, keep, taken)
+                products[read, axis] = multiplied(clone.graph, new, read, axis, keep, names)
             new.replace_input_with(i, products[read, axis])
     for value, axis in contractions(model.graph, of_parameters=True):
         held = clone.graph.initializers[str(value.name)]
@@ -169,10 +169,10 @@ def mask(model: Model, channels: Channels, removed: Ids, norms: bool = True) -> 
     return model.with_ir(clone)
 
 
-def narrow(graph: ir.Graph, node: ir.Node, axis: int, keep: NDArray[np.bool_], taken: set[str]) -> None:
+def narrow(graph: ir.Graph, node: ir.Node, axis: int, keep: NDArray[np.bool_], names: Names) -> None:
     """Let a norm see only what is kept; where something went, its output is any number, masked where it is read."""
     y = node.outputs[0]
-    stem = fresh(taken, f"{PREFIX}{y.name}/narrow")
+    stem = names.fresh(f"{PREFIX}{y.name}/narrow")
     kept = parameter(f"{stem}/kept", np.flatnonzero(keep))
     spread = parameter(f"{stem}/spread", np.maximum(np.cumsum(keep) - 1, 0))
     for index in (kept, spread):
@@ -193,16 +193,16 @@ def narrow(graph: ir.Graph, node: ir.Node, axis: int, keep: NDArray[np.bool_], t
 
 
 def multiplied(
-    graph: ir.Graph, reader: ir.Node, value: ir.Value, axis: int, keep: NDArray[np.bool_], taken: set[str]
+    graph: ir.Graph, reader: ir.Node, value: ir.Value, axis: int, keep: NDArray[np.bool_], names: Names
 ) -> ir.Value:
     """An activation times 0 where a row is masked, made in front of a node that sums that axis away."""
     shape = [1] * len(value.shape or ())
     shape[axis] = -1
-    factor = parameter(fresh(taken, f"{PREFIX}{value.name}/mask{axis}"), keep.astype(np.float32).reshape(shape))
+    factor = parameter(names.fresh(f"{PREFIX}{value.name}/mask{axis}"), keep.astype(np.float32).reshape(shape))
     graph.initializers[str(factor.name)] = factor
-    product = ir.node("Mul", [value, factor], name=fresh(taken, f"{PREFIX}{value.name}/product{axis}"))
+    product = ir.node("Mul", [value, factor], name=names.fresh(f"{PREFIX}{value.name}/product{axis}"))
     masked = product.outputs[0]
-    masked.name = fresh(taken, f"{PREFIX}{value.name}/masked{axis}")
+    masked.name = names.fresh(f"{PREFIX}{value.name}/masked{axis}")
     masked.type, masked.shape = value.type, value.shape
     graph.insert_before(reader, product)
     return masked

@@ -10,10 +10,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.model import parameter
-from toolchain.ops.mend import fresh, held_bytes, names, places, rewrite
+from toolchain.ops.mend import held_bytes, places, rewrite
 from toolchain.ops.table import Keep, Shape, argument, attribute, constant, dims, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
+from toolchain.plain import Names
 
 
 def border(g: Tape, x: ir.Value, axis: int, begin: int, end: int) -> ir.Value:
@@ -268,13 +269,13 @@ def mend_sizes(n: ir.Node, i: int, sizes: list[int], is_computed: NDArray[np.boo
         return rewrite(n, i, sizes)
     rank = dims(target)[0]
     assert isinstance(graph, ir.Graph)
-    taken = names(graph)
-    mended = ir.node("Where", [target, target, target], name=fresh(taken, f"{n.name}.mended"))
-    mended.outputs[0].name, mended.outputs[0].type = fresh(taken, f"{y.name}.sizes"), target.type
+    names = Names(graph)
+    mended = ir.node("Where", [target, target, target], name=names.fresh(f"{n.name}.mended"))
+    mended.outputs[0].name, mended.outputs[0].type = names.fresh(f"{y.name}.sizes"), target.type
     mended.outputs[0].shape = target.shape
     graph.insert_before(n, mended)
     for j, array in ((0, is_computed[-rank:]), (2, np.array(sizes[-rank:], np.int64))):
-        held = parameter(fresh(taken, f"{y.name}.sizes.{j}"), array)
+        held = parameter(names.fresh(f"{y.name}.sizes.{j}"), array)
         graph.initializers[str(held.name)] = held
         mended.replace_input_with(j, held)
     n.replace_input_with(i, mended.outputs[0])

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from toolchain.model import parameter
+from toolchain.plain import Names, parameter
 
 Ints = NDArray[np.int64]
 
@@ -14,20 +14,6 @@ Ints = NDArray[np.int64]
 def places(kept: NDArray[np.bool_]) -> Ints:
     """Where each kept position of an axis lies once the others are gone, [size]."""
     return np.cumsum(kept) - 1
-
-
-def names(graph: ir.Graph) -> set[str]:
-    """The names that values and nodes of the graph bear: no two nodes may share one either."""
-    made = {name for n in graph for name in (str(n.name), *(str(v.name) for v in n.outputs))}
-    return made | {str(v.name) for v in graph.inputs} | set(graph.initializers)
-
-
-def fresh(taken: set[str], stem: str) -> str:
-    """A name that is not taken, taken from now on."""
-    while stem in taken:
-        stem += "'"
-    taken.add(stem)
-    return stem
 
 
 def rewrite(node: ir.Node, i: int, numbers: ArrayLike) -> None:
@@ -41,7 +27,7 @@ def rewrite(node: ir.Node, i: int, numbers: ArrayLike) -> None:
             old.const_value, old.shape = ir.tensor(array, name=old.name), ir.Shape(array.shape)
             return
     stem = f"{node.outputs[0].name}.sizes" if old is None else f"{old.name}.{node.outputs[0].name}"
-    new = parameter(fresh(names(graph), stem), array)
+    new = parameter(Names(graph).fresh(stem), array)
     graph.initializers[str(new.name)] = new
     node.replace_input_with(i, new)
 
