@@ -221,3 +221,37 @@ def test_names_inside_a_model_cannot_write_to_the_terminal(tmp_path: Path):
         assert done.returncode == 0, done.stderr
         assert "\x1b" not in done.stdout
         assert form != "md" or "<script>" not in done.stdout
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_a_gradient_graph_is_a_file_that_onnxruntime_alone_runs(per_class: bool, samples: Path, tmp_path: Path) -> None:
+    """The same attributions as `attribute`, summed by class, from a file, h of another session and 32 nodes."""
+    import onnxruntime as ort
+
+    from toolchain.compress.attribution import attribute, quadrature
+    from toolchain.compress.groups import analyse
+    from toolchain.model import load
+    from toolchain.session import run, session, with_outputs
+
+    model = load(Path(SHIPPED))
+    cut, axis = next(c for g in analyse(model).groups if g.kind == "dense" for c in g.cuts)
+    words = ("gradient", SHIPPED, "--at", cut, "-o", tmp_path / "g.onnx")
+    done = jettison(*words, *["--per-class"] * per_class)
+    assert done.returncode == 0, done.stderr
+    assert "true class of each sample" in done.stdout and f"value '{cut}' of each sample" in done.stdout
+    with np.load(samples) as file:
+        x, labels = file["x"][:20].astype(np.float32), file["y"][:20].astype(np.int64)
+    feed = dict.fromkeys(model.inputs, x)
+    (h,) = run(session(with_outputs(model.ir, [cut])), feed)
+    alpha, weight = quadrature(32)
+    alone = ort.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    given = {"jettison/h": h, "jettison/alpha": alpha, "jettison/weight": weight, "jettison/labels": labels}
+    (found,) = alone.run(None, given)
+    assert found.shape == (3 if per_class else 1, *h.shape)
+    (wanted,) = attribute(model, [(cut, axis)], feed, labels, per_class=per_class, steps=32, tolerance=np.inf)
+    np.testing.assert_allclose(found.sum(axis=1), wanted.sums.sum(axis=0), rtol=1e-4, atol=1e-4)
+    assert {i.domain for i in onnx.load(tmp_path / "g.onnx").opset_import} == {""}
+    again = jettison(*words)
+    assert again.returncode == 2 and "exists" in again.stderr
+    wrong = jettison("gradient", SHIPPED, "--at", "nowhere", "-o", tmp_path / "h.onnx")
+    assert wrong.returncode == 4 and "no value 'nowhere'" in wrong.stderr and not (tmp_path / "h.onnx").exists()

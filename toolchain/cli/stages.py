@@ -114,6 +114,31 @@ def rank(
 
 @cli.command()
 @MODEL
+@click.option("--at", "cut", required=True, metavar="VALUE", help="The activation to attribute to.")
+@click.option("--per-class", is_flag=True, help="Attributions to every softmax output, then to the loss.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("gradient.onnx"), show_default=True)
+@SHAPE
+@FORCE
+def gradient(model: Path, cut: str, per_class: bool, out: Path, shapes: tuple[str, ...], force: bool) -> None:
+    """Write the attribution graph itself as ONNX: standard ops, to be run wherever onnxruntime runs."""
+    from toolchain.compress.gradient import attribution_graph, described
+    from toolchain.files import check_new
+    from toolchain.model import load, save
+    from toolchain.tables import show
+
+    check_new(out, force)
+    loaded = load(model, parse_shapes(shapes))
+    graph = attribution_graph(loaded, cut, per_class)
+    save(loaded.with_ir(graph.ir), out, force)
+    show(
+        [{"": kind, "name": name, "shape": shape, "what": what} for kind, name, shape, what in described(graph)],
+        "table",
+    )
+    click.echo(f"wrote {out}")
+
+
+@cli.command()
+@MODEL
 @click.option("--ranks", "ranks_file", type=click.Path(path_type=Path), help="Scores from jettison rank.")
 @click.option("--criterion", default="magnitude", show_default=True, help="Without --ranks: magnitude or random.")
 @click.option("--budget", help="Like params<=30%.")

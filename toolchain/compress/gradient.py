@@ -161,6 +161,24 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * seeds * widest)
 
 
+def described(graph: GradientGraph) -> list[tuple[str, str, str, str]]:
+    """(input or output, name, shape, meaning) of each value that the file of an attribution graph takes or gives."""
+    told = {
+        INPUT: f"value '{graph.tail.cut.name}' of each sample",
+        ALPHA: "nodes of the quadrature on [0, 1]",
+        WEIGHT: "their weights",
+        OUTPUT: "attribution: of each softmax output, then of the loss"
+        if graph.seeds > 1
+        else "attribution of the loss",
+    }
+    told |= {str(v.name): graph.tail.objective.about for v in graph.tail.objective.held()}
+    context = {
+        str(v.name): f"value '{v.name}' of each sample: what follows the cut reads it too" for v in graph.tail.context
+    }
+    sides = (("input", graph.ir.graph.inputs), ("output", graph.ir.graph.outputs))
+    return [(k, str(v.name), str(v.shape), (told | context)[str(v.name)]) for k, vs in sides for v in vs]
+
+
 def row_bytes(value: ir.Value) -> int:
     """Bytes of one sample of an activation."""
     return 4 * int(np.prod([abs(d) for d in dims(value)], dtype=np.int64)) if value.shape is not None else 0

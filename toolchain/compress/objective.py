@@ -68,6 +68,7 @@ class Classes:
 
     logits: ir.Value
     loss: ClassVar[str] = "loss"
+    about: ClassVar[str] = "true class of each sample"
 
     @property
     def values(self) -> tuple[ir.Value, ...]:
@@ -136,6 +137,7 @@ class Deviation:
     values: tuple[ir.Value, ...]
     classes: ClassVar[int] = 1
     loss: ClassVar[str] = "deviation"
+    about: ClassVar[str] = "the network's own answer"
 
     def reached(self, behind: Container[ir.Value]) -> Deviation | None:
         """The part that a cut can change."""
