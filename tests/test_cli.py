@@ -198,8 +198,12 @@ def test_an_interrupt_leaves_no_partial_file(samples: Path, tmp_path: Path):
         "params<=40%",
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([*command, "-o", "out"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
-    time.sleep(4)  # while it ranks
+    child = subprocess.Popen(
+        [*command, "-o", "out"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
+    )  # fmt: skip
+    assert child.stderr is not None and child.stderr.readline().startswith("inspect")
+    time.sleep(1)  # while it ranks
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=60)
     assert child.returncode == 130, told
