@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -39,6 +41,32 @@ class Flatten:
         return int((self.places @ removed).max())
 
 
+class Tally:
+    """A sum over items (parameters, nodes) that counts few of them anew where few groups change.
+
+    items    what is summed, and which of them each group's width changes
+    count    (item, shape) -> its share
+    """
+
+    def __init__(
+        self, items: Sequence[Any], touched: Mapping[int, Collection[Any]], count: Callable[[Any, Shape], int]
+    ) -> None:
+        self.items, self.touched, self.count = items, touched, count
+        self.removed: NDArray[np.int64] | None = None  # where all items were counted last
+        self.each: dict[Any, int] = {}
+        self.total = 0
+
+    def at(self, removed: NDArray[np.int64], shape: Shape) -> int:
+        """The sum when these many units of each group are gone, [g]."""
+        changed = None if self.removed is None else np.flatnonzero(removed != self.removed).tolist()
+        if changed is None or 8 * len(changed) > len(removed):
+            self.each = {item: self.count(item, shape) for item in self.items}
+            self.removed, self.total = removed.copy(), sum(self.each.values())
+            return self.total
+        items = {item for g in changed for item in self.touched.get(g, ()) if item in self.each}
+        return self.total + sum(self.count(item, shape) - self.each[item] for item in items)
+
+
 @dataclass(frozen=True)
 class Costing:
     """Costs as a function of how many units of each group go.
@@ -46,6 +74,7 @@ class Costing:
     parts      value -> (axis, groups that lie there, positions that a unit of each of these has)
     flattens   in graph order: a channel takes its places along
     structure  bytes of the file around its tensors
+    tallies    params, macs, bytes of tensors, and of sizes that nodes have to be told then
     """
 
     model: Model
@@ -53,6 +82,7 @@ class Costing:
     parts: dict[ir.Value, list[Part]]
     flattens: tuple[Flatten, ...]
     structure: int
+    tallies: Mapping[str, Tally]
 
     def forced(self, removed: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places that channels take along, [g], when these many units go."""
@@ -81,22 +111,16 @@ class Costing:
         forced = self.forced(removed)
         removed = np.maximum(removed, forced)
         shape, picked = self.shape(removed), self.picked(removed, forced)
+        tally = lambda name: self.tallies[name].at(removed, shape)
         count = {
-            "params": lambda: profile.params(self.model, shape),
-            "macs": lambda: profile.macs(self.model, shape),
+            "params": lambda: tally("params"),
+            "macs": lambda: tally("macs"),
             "flash": lambda: profile.file_bytes(
-                self.structure,
-                profile.tensor_bytes(self.model, shape) + self.gathers(removed, picked) + self.added(shape),
+                self.structure, tally("tensors") + tally("sizes") + self.gathers(removed, picked)
             ),
             "ram": lambda: profile.arena(self.model, shape, picked),
         }
         return np.array([float(count[q]()) for q in quantities])
-
-    def added(self, shape: Shape) -> int:
-        """Bytes of sizes that nodes have to be told now."""
-        growing = ((n, entry) for n in self.model.graph if (entry := find(n)) is not None and entry.adds is not None)
-        known = ((n, e) for n, e in growing if all(v is None or v.shape is not None for v in (*n.inputs, *n.outputs)))
-        return sum(e.adds(n, shape) for n, e in known if e.adds is not None)
 
     def picked(self, removed: NDArray[np.int64], forced: NDArray[np.int64]) -> dict[ir.Value, int]:
         """Flattened values behind which a gather has to pick places, and its group."""
@@ -121,7 +145,30 @@ def costing(model: Model, channels: Channels) -> Costing:
         there, counts = np.unique(which[which >= 0], return_counts=True)
         if len(there):
             parts.setdefault(value, []).append((axis, there, counts // size[there]))
-    return Costing(model, channels.groups, parts, flattens(channels, owner), profile.structure_bytes(model))
+    structure = profile.structure_bytes(model)
+    return Costing(model, channels.groups, parts, flattens(channels, owner), structure, tallies(model, parts))
+
+
+def tallies(model: Model, parts: Mapping[ir.Value, Sequence[Part]]) -> dict[str, Tally]:
+    """What is summed over parameters, and over nodes."""
+    held = list(model.graph.initializers.values())
+    nodes = [n for n in model.graph if all(v is None or v.shape is not None for v in (*n.inputs, *n.outputs))]
+    told = [n for n in nodes if (entry := find(n)) is not None and entry.adds is not None]
+    at = {v: {int(g) for _, there, _ in found for g in there} for v, found in parts.items()}
+    values: dict[int, set[ir.Value]] = {}
+    readers: dict[int, set[ir.Node]] = {}
+    for value in held:
+        for g in at.get(value, ()):
+            values.setdefault(g, set()).add(value)
+    for node in nodes:
+        for g in {g for v in (*node.inputs, *node.outputs) if v is not None for g in at.get(v, ())}:
+            readers.setdefault(g, set()).add(node)
+    return {
+        "params": Tally([v for v in held if profile.is_weight(v)], values, lambda v, shape: math.prod(shape(v))),
+        "macs": Tally(nodes, readers, profile.node_macs),
+        "tensors": Tally(held, values, lambda v, shape: profile.stored(v, shape(v))),
+        "sizes": Tally(told, readers, lambda n, shape: find(n).adds(n, shape)),  # type: ignore[union-attr, misc]
+    }
 
 
 def flattens(channels: Channels, owner: NDArray[np.int64]) -> tuple[Flatten, ...]:
