@@ -42,7 +42,7 @@ class Flatten:
 
 
 class Tally:
-    """A sum over items (parameters, nodes) that counts few of them anew where few groups change.
+    """A sum over items (parameters, nodes) that counts anew only what has changed since it was last asked.
 
     items    what is summed, and which of them each group's width changes
     count    (item, shape) -> its share
@@ -52,19 +52,22 @@ class Tally:
         self, items: Sequence[Any], touched: Mapping[int, Collection[Any]], count: Callable[[Any, Shape], int]
     ) -> None:
         self.items, self.touched, self.count = items, touched, count
-        self.removed: NDArray[np.int64] | None = None  # where all items were counted last
+        self.removed: NDArray[np.int64] | None = None
         self.each: dict[Any, int] = {}
         self.total = 0
 
     def at(self, removed: NDArray[np.int64], shape: Shape) -> int:
         """The sum when these many units of each group are gone, [g]."""
-        changed = None if self.removed is None else np.flatnonzero(removed != self.removed).tolist()
-        if changed is None or 8 * len(changed) > len(removed):
+        if self.removed is None:
             self.each = {item: self.count(item, shape) for item in self.items}
-            self.removed, self.total = removed.copy(), sum(self.each.values())
-            return self.total
-        items = {item for g in changed for item in self.touched.get(g, ()) if item in self.each}
-        return self.total + sum(self.count(item, shape) - self.each[item] for item in items)
+            self.total = sum(self.each.values())
+        else:
+            changed = np.flatnonzero(removed != self.removed).tolist()
+            for item in {item for g in changed for item in self.touched.get(g, ()) if item in self.each}:
+                before, self.each[item] = self.each[item], self.count(item, shape)
+                self.total += self.each[item] - before
+        self.removed = removed.copy()
+        return self.total
 
 
 @dataclass(frozen=True)
