@@ -77,10 +77,10 @@ def test_alexnet_cut_to_5_percent_of_its_units_loses_what_the_paper_says() -> No
     """Whole units: 461, 205 and 205 stay, and 54,416,659 parameters go (the paper's real numbers say 54,416,876)."""
     model = alexnet5()
     channels = analyse(model)
-    dense = [g for g in channels.groups if g.kind != "conv"]
+    dense = [g for g in channels.groups if g.kind != "channel"]
     assert {g.kind: len(g) for g in channels.groups if g.kind == "position"} == {"position": 9216}
     assert [len(g) for g in dense] == [9216, 4096, 4096]
-    assert [len(g) for g in channels.groups if g.kind == "conv"] == [96, 256, 384, 384, 256]
+    assert [len(g) for g in channels.groups if g.kind == "channel"] == [96, 256, 384, 384, 256]
     # the last of the paper's cuts, but for the conv filters, all of whose places would have to go
     scores = {g.name: np.arange(len(g), dtype=np.float64)[::-1] % 977 for g in dense}
     plan = make_plan(model, channels, scores, {}, "units<=5%", "off", keep=["conv*"])

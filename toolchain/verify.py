@@ -15,7 +15,7 @@ from toolchain.model import Model
 from toolchain.ops.units import Ids
 from toolchain.session import run, session
 
-NARROWED = ", norms over what is kept"
+NARROWED = " (norms over what is kept)"
 TOLERANCE = 1e-5  # of the largest output: float32 sums over a thousand terms round to about 1e-6
 BATCH = 32
 

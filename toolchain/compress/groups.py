@@ -35,7 +35,7 @@ class Group:
     name   the layer that makes the units
     units  their labels, [n], in the order of the layer's channels
     slots  what each of them owns
-    kind   "dense", "conv" or "position" (a place behind a flatten, removed by a gather)
+    kind   "dense", "channel" or "position" (a place behind a flatten, removed by a gather)
     cuts   activations in which the units are contracted or flattened: (value, axis)
     """
 
@@ -188,7 +188,7 @@ def collect(graph: ir.Graph, labels: Labels) -> Channels:
         position = {u: p for p, u in reversed(list(enumerate(labels.of(first, a).tolist())))}
         units = np.array(sorted(members, key=lambda u: position.get(u, len(position))))
         is_position = nested[labels.axes[first, a]].any()
-        kind = "position" if is_position else "conv" if len(first.shape or ()) > 2 else "dense"
+        kind = "position" if is_position else "channel" if len(first.shape or ()) > 2 else "dense"
         groups.append(Group(layer_name(first), units, tuple(slots_of[i]), kind, tuple(cuts_of.get(i, ()))))
     return Channels(labels, unique_names(groups), values)
 
