@@ -142,14 +142,13 @@ def attribute(
             f"the graph runs at batch {model.batch} only, so it cannot be ranked by gradients: {model.held_by}",
             way_out="Use --criterion magnitude",
         )
-    objective = objective_of(model)
-    if isinstance(objective, Deviation):
+    if isinstance(objective_of(model), Deviation):
+        if at_h_only:
+            raise Unsupported(
+                "the deviation from the network's own answer has no slope at h: a Taylor expansion says nothing",
+                way_out="Use --criterion ig",
+            )
         labels = np.zeros_like(labels)
-    if isinstance(objective, Deviation) and at_h_only:
-        raise Unsupported(
-            "the deviation from the network's own answer has no slope at h: a Taylor expansion says nothing",
-            way_out="Use --criterion ig",
-        )
     found = []
     for number, (cut, axis) in enumerate(cuts):
         graph = attribution_graph(model, cut, per_class)
