@@ -439,22 +439,10 @@ def refused(model: Model, cut: str) -> str:
 
 def test_what_cannot_be_attributed_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no value 'nowhere'" in refused(network("mlp"), "nowhere")
-    with pytest.raises(Unsupported, match="only one output"):
-        attribute(
-            network("decoder"),
-            [("relu1", 1)],
-            samples(network("decoder").inputs, 2),
-            np.zeros(2, np.int64),
-            per_class=True,
-        )
-    with pytest.raises(Unsupported, match="has no slope at h"):
-        attribute(
-            network("decoder"),
-            [("relu1", 1)],
-            samples(network("decoder").inputs, 2),
-            np.zeros(2, np.int64),
-            at_h_only=True,
-        )
+    decoder = network("decoder")
+    for asked, told in (("per_class", "only one output"), ("at_h_only", "has no slope at h")):
+        with pytest.raises(Unsupported, match=told):
+            attribute(decoder, [("relu1", 1)], samples(decoder.inputs, 2), np.zeros(2, np.int64), **{asked: True})
     monkeypatch.delitem(OPS, "MaxPool")
     text = refused(network("alexnet"), "relu4")
     assert "MaxPool 'maxpool5' has no gradient rule" in text and "--criterion magnitude" in text
