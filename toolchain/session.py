@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def session(model: ir.Model, threads: int = 1) -> ort.InferenceSession:
+def session(model: ir.Model, threads: int = 1, prepack: bool = True) -> ort.InferenceSession:
     """A CPU session with all graph optimisations, deterministic in its thread count.
+
+    prepack  lay weights out anew for speed: what runs once need not
 
     Raises Unsupported where onnxruntime has no kernel for a node.
     """
@@ -27,6 +29,9 @@ def session(model: ir.Model, threads: int = 1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # the pattern's block comes on top of the arena: twice the memory, no faster
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.log_severity_level = 4  # errors reach the user as exceptions, once
     try:
         return ort.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])

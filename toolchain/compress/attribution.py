@@ -1,108 +1,61 @@
 """Expected attributions of the units of a layer (Lundstrom et al. 2022, eq. 2-6), streamed over samples.
 
-A_ij = h_i ∫₀¹ ∂F_j(αh)/∂h_i dα is summed in float64 per true class k, so that
-
-E_ij   = E[A_ij]          (eq. 3)      E_ij = Σ_k E^k_ij P(y = k)   (eq. 5)
-E^k_ij = E[A_ij | y = k]  (eq. 4)      rank_i = −E[A_i of the loss −log p_y]  (eq. 6)
-
-Sums merge: attribute(a ∪ b) is attribute(a).merged(attribute(b)), whatever computed the two.
+A_ij = h_i ∫₀¹ ∂F_j(αh)/∂h_i dα, summed over the samples of each true class: see `sums` for what is read off the sums,
+`gradient` for the graph that computes A, `schedule` for where and in what portions it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial, reduce
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.compress.gradient import (
-    ALPHA,
-    INPUT,
-    WEIGHT,
-    GradientGraph,
-    attribution_graph,
-    tail_model,
-)
 from toolchain.compress.objective import Deviation, objective_of
-from toolchain.compress.rows import along_batch, per_sample
+from toolchain.compress.region import Nodes, Part, Recipe, Region, chunk, region_of
+from toolchain.compress.schedule import Kept, Record, fitting, in_order, key_of, parts
+from toolchain.compress.sums import Attribution as Attribution
 from toolchain.errors import Unsupported
-from toolchain.model import Model
-from toolchain.session import run, session, with_outputs
+from toolchain.files import write_atomic
+from toolchain.model import Model, pieces
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-F64 = NDArray[np.float64]
-LEAST_ROWS = 128  # below it the matrix products starve: 27 GFLOP/s at 8 rows, 130 at 400
 MOST_NODES = 1024
 PILOT = 32  # samples on which the number of nodes is chosen
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Attribution:
-    """Sums of attributions at one cut; k true class, j target (classes, then the loss), i unit.
+class Workers:
+    """Where chunks run: in this thread without an executor.
 
-    sums      Σ A_ij over the samples of class k, [k, j, i]
-    absolute  Σ |A_ij|, [k, j, i]
-    counts    samples of class k, [k]
-    is_live   units that were not 0 for every sample, [i]
-    residual  Σ |Σ_i A_ij − (F_j(h) − F_j(0))| over samples, [j]
-    change    Σ |F_j(h) − F_j(0)|, [j]
-    steps     nodes of the quadrature
+    executor  any of concurrent.futures; one that is no ThreadPoolExecutor gets the network as a file in `folder`
+    count     chunks that run at a time
+    folder    keeps the sums of finished chunks, so that a stopped ranking goes on; a cluster's workers must see it
     """
 
-    cut: str
-    axis: int
-    sums: F64
-    absolute: F64
-    counts: NDArray[np.int64]
-    is_live: NDArray[np.bool_]
-    residual: F64
-    change: F64
-    steps: int
-
-    def merged(self, other: Attribution) -> Attribution:
-        """The attribution over both sets of samples."""
-        return replace(
-            self,
-            sums=self.sums + other.sums,
-            absolute=self.absolute + other.absolute,
-            counts=self.counts + other.counts,
-            is_live=self.is_live | other.is_live,
-            residual=self.residual + other.residual,
-            change=self.change + other.change,
-        )
+    executor: Executor | None = None
+    count: int = 1
+    folder: Path | None = None
 
     @property
-    def expected(self) -> F64:
-        """E_ij, [j, i] (eq. 3)."""
-        return self.sums.sum(axis=0) / max(int(self.counts.sum()), 1)
+    def in_flight(self) -> int:
+        """Chunks handed out at a time: one in work and one waiting for each worker."""
+        return 2 * self.count
 
     @property
-    def conditional(self) -> F64:
-        """E^k_ij, [k, j, i] (eq. 4); 0 for a class without samples."""
-        return self.sums / np.maximum(self.counts, 1)[:, None, None]
-
-    @property
-    def rank(self) -> F64:
-        """−E of the loss, [i] (eq. 6): higher is more useful."""
-        return -self.expected[-1]
-
-    @property
-    def expected_absolute(self) -> F64:
-        """E|A_ij|, [j, i]."""
-        return self.absolute.sum(axis=0) / max(int(self.counts.sum()), 1)
-
-    @property
-    def gap(self) -> float:
-        """Completeness gap of the worst target: Σ|Σ_i A_ij − ΔF_j| / Σ|ΔF_j| over the samples."""
-        return float(np.max(self.residual / np.maximum(self.change, 1e-12)))
+    def shares_memory(self) -> bool:
+        """Whether the workers are threads of this process."""
+        return self.executor is None or isinstance(self.executor, ThreadPoolExecutor)
 
 
-def quadrature(steps: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def quadrature(steps: int) -> Nodes:
     """Gauss-Legendre nodes in t with α = t², and weights for dα = 2t dt, [A] each; exact for degree A − 1 in α.
 
     A softmax saturates along the ray, so that most of the change lies near α = 0; the square moves nodes there. On a
@@ -123,19 +76,23 @@ def attribute(
     steps: int = 16,
     tolerance: float = 0.02,
     at_h_only: bool = False,
+    differences: bool = False,
     threads: int = 1,
-    max_memory: int = 1 << 30,
+    max_memory: int = 1 << 62,
+    workers: Workers = Workers(),  # noqa: B008  frozen
     progress: Progress = lambda stage, done, total: None,
 ) -> list[Attribution]:
     """Attributions at each cut (value, unit axis), in the order of `cuts`.
 
-    inputs      {name: [n, *s]}
-    labels      true classes [n]; not looked at where the network has none
-    steps       nodes to begin with; doubled while the completeness gap of a pilot exceeds `tolerance`
-    at_h_only   the gradient at h times h instead of the integral: first-order Taylor (Molchanov et al. 2019)
-    max_memory  bytes that the activations of one run may take
+    inputs       {name: [n, *s]}
+    labels       true classes [n]; not looked at where the network has none
+    steps        nodes to begin with; doubled while the completeness gap of a pilot exceeds `tolerance`
+    at_h_only    the gradient at h times h instead of the integral: first-order Taylor (Molchanov et al. 2019)
+    differences  finite differences even where the gradient graph can be had
+    max_memory   resident bytes that the process is to keep to; each process, where workers are processes
 
-    Raises Unsupported where an op has no gradient rule, or the model cannot run at any batch.
+    Raises Unsupported where an op has no gradient rule and finite differences would take too long, or the model cannot
+    run at any batch; BadInput where an activation is not finite; RunnerFailed where a worker process dies.
     """
     if model.batch != "free":
         raise Unsupported(
@@ -149,111 +106,93 @@ def attribute(
                 way_out="Use --criterion ig",
             )
         labels = np.zeros_like(labels)
-    found = []
-    for number, (cut, axis) in enumerate(cuts):
-        graph = attribution_graph(model, cut, per_class)
-        needed = [str(v.name) for v in (graph.tail.cut, *graph.tail.objective.values, *graph.tail.context)]
-        tail = Region(
-            graph,
-            axis,
-            session(with_outputs(model.ir, needed), threads),
-            session(graph.ir, threads),
-            session(tail_model(model, graph.tail), threads),
-        )
-        nodes = (
-            (np.ones(1, np.float32), np.ones(1, np.float32))
-            if at_h_only
-            else refined(tail, inputs, labels, steps, tolerance)
-        )
-        found.append(
-            swept(
-                tail,
-                inputs,
-                labels,
-                nodes,
-                max_memory,
-                lambda d, t, n=number, c=cut: progress(c, n * t + d, len(cuts) * t),
-            )
-        )
-    return found
+    samples = Part(inputs, labels)
+    with handed_over(model, workers) as (path, sha256):
+        decided = () if workers.folder is None else (*pieces(model.ir), labels, *inputs, *inputs.values())
+        found = []
+        for number, (cut, axis) in enumerate(cuts):
+            recipe = Recipe(cut, axis, per_class, differences, threads, path, sha256)
+            region = region_of(model, recipe)
+            key = key_of(*decided, cut, axis, per_class, differences, steps, tolerance, at_h_only) if decided else ""
+            record = None if workers.folder is None else Record(workers.folder / f"cut{number}.npz", key)
+            at_once = workers.count if workers.shares_memory else 1
+            settings = Settings(steps, tolerance, at_h_only, max_memory, at_once)
+            advance = lambda d, t, n=number, c=cut: progress(c, n * t + d, len(cuts) * t)
+            found.append(swept(region, samples, settings, workers, record, advance))
+        return found
+
+
+@contextlib.contextmanager
+def handed_over(model: Model, workers: Workers) -> Iterator[tuple[str, str]]:
+    """The network as a file for workers that do not share this process's memory, and its SHA-256; else two ''."""
+    if workers.shares_memory:
+        yield "", ""
+        return
+    with contextlib.ExitStack() as stack:
+        folder = workers.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jettison-")))
+        path, digest = folder / "network.onnx", hashlib.sha256()
+        for piece in pieces(model.ir):
+            digest.update(piece)
+        write_atomic(path, lambda file: file.writelines(pieces(model.ir)))
+        yield str(path.resolve()), digest.hexdigest()
 
 
 @dataclass(frozen=True)
-class Region:
-    """The three graphs of one cut: up to it, the attribution behind it, and the tail alone."""
+class Settings:
+    """What decides how a region is run: see `attribute`; `at_once` runs share the memory."""
 
-    graph: GradientGraph
-    axis: int
-    head: ort.InferenceSession
-    gradient: ort.InferenceSession
-    tail: ort.InferenceSession
+    steps: int
+    tolerance: float
+    at_h_only: bool
+    max_memory: int
+    at_once: int
+
+    def nodes(self, steps: int) -> Nodes:
+        """The quadrature of so many nodes."""
+        return (np.ones(1, np.float32), np.ones(1, np.float32)) if self.at_h_only else quadrature(steps)
 
 
-Nodes = tuple[NDArray[np.float32], NDArray[np.float32]]
+def chosen(region: Region, samples: Part, settings: Settings) -> tuple[int, int, str]:
+    """(nodes, samples of one run, what there is to say about them).
 
-
-def refined(
-    region: Region, inputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], steps: int, tolerance: float
-) -> Nodes:
-    """The smallest doubling of `steps` whose completeness gap on a pilot is within tolerance, 1024 at most."""
-    pick = np.linspace(0, len(labels) - 1, min(PILOT, len(labels))).astype(int)
-    pilot = {k: v[pick] for k, v in inputs.items()}
+    The nodes are the smallest doubling of `steps` whose completeness gap on a pilot is within tolerance, 1024 at most.
+    """
+    n, steps = len(samples.labels), 1 if settings.at_h_only else settings.steps
+    pick = np.linspace(0, n - 1, min(PILOT, n)).astype(int)
+    pilot = Part({k: v[pick] for k, v in samples.inputs.items()}, samples.labels[pick])
     while True:
-        nodes = quadrature(steps)
-        if chunk(region, pilot, labels[pick], nodes).gap <= tolerance or 2 * steps > MOST_NODES:
-            return nodes
+        nodes = settings.nodes(steps)
+        size, note = fitting(region, samples, nodes, settings.max_memory, settings.at_once)
+        if settings.at_h_only or 2 * steps > MOST_NODES:
+            return steps, size, note
+        found = [chunk(region, nodes, part) for part in parts(pilot, size)]
+        if reduce(Attribution.merged, found).gap <= settings.tolerance:
+            return steps, size, note
         steps *= 2
 
 
 def swept(
     region: Region,
-    inputs: Mapping[str, NDArray[np.float32]],
-    labels: NDArray[np.int64],
-    nodes: Nodes,
-    max_memory: int,
+    samples: Part,
+    settings: Settings,
+    workers: Workers,
+    record: Record | None,
     progress: Callable[[int, int], None],
 ) -> Attribution:
-    """Merge chunks of samples, as many at a time as the memory allows."""
-    steps, n = len(nodes[0]), len(labels)
-    size = max(1, min(max_memory // (steps * region.graph.row_bytes + 1), max(LEAST_ROWS // steps, 64)))
-    total: Attribution | None = None
-    for start in range(0, n, size):
-        part = {k: v[start : start + size] for k, v in inputs.items()}
-        one = chunk(region, part, labels[start : start + size], nodes)
+    """Merge the chunks of all samples, from behind the last one that a record holds."""
+    n, total, done = len(samples.labels), None, 0
+    kept = None if record is None else record.read()
+    if kept is None:
+        steps, size, note = chosen(region, samples, settings)
+    else:
+        total, done, size, steps, note = kept.sums, kept.done, kept.size, kept.sums.steps, kept.sums.note
+        note = "; ".join(t for t in (note, f"went on after {min(done * size, n)} of {n} samples") if t)
+    work = partial(chunk, region, settings.nodes(steps))
+    for one in in_order(work, parts(samples, size, done), workers.executor, workers.in_flight):
         total = one if total is None else total.merged(one)
-        progress(min(start + size, n), n)
+        done += 1
+        if record is not None:
+            record.write(Kept(total, done, size), at_last=done * size >= n)
+        progress(min(done * size, n), n)
     assert total is not None
-    return total
-
-
-def chunk(
-    region: Region, inputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], nodes: Nodes
-) -> Attribution:
-    """Attributions of one run."""
-    tail, axis, objective = region.graph.tail, region.axis, region.graph.tail.objective
-    h, *rest = run(region.head, inputs)
-    at_h, context = rest[: len(objective.values)], rest[len(objective.values) :]
-    feed = {str(v.name): a for v, a in zip(tail.context, context, strict=True)}
-    along = {INPUT: h, ALPHA: nodes[0], WEIGHT: nodes[1]} | objective.feed(labels, at_h)
-    (a,) = run(region.gradient, feed | along)
-    batch, k = along_batch(tail.cut), per_sample(tail.cut)
-    one = h if context else h.take(range(k), axis=batch)
-    at_zero = run(region.tail, feed | {INPUT: np.zeros_like(one)})
-    change = objective.change(at_h, at_zero, labels, per_class=region.graph.seeds > 1)
-    others = tuple(d + 1 for d in range(h.ndim) if d not in (batch, axis))
-    by_row = a.sum(axis=others, dtype=np.float64)  # [j, k·n, i] or [j, i, k·n]
-    by_row = by_row if batch < axis else by_row.swapaxes(1, 2)
-    by_unit = by_row.reshape(len(by_row), -1, k, by_row.shape[2]).sum(axis=2)  # [j, n, i]
-    one_hot = np.zeros((objective.classes, len(labels)))
-    one_hot[labels, np.arange(len(labels))] = 1
-    return Attribution(
-        cut=str(tail.cut.name),
-        axis=axis,
-        sums=np.einsum("kn,jni->kji", one_hot, by_unit, optimize=True),
-        absolute=np.einsum("kn,jni->kji", one_hot, np.abs(by_unit), optimize=True),
-        counts=one_hot.sum(axis=1).astype(np.int64),
-        is_live=(h != 0).any(axis=tuple(d for d in range(h.ndim) if d != axis)),
-        residual=np.abs(by_unit.sum(axis=2) - change).sum(axis=1),
-        change=np.abs(change).sum(axis=1),
-        steps=len(nodes[0]),
-    )
+    return replace(total, per_run=size, note=note)
