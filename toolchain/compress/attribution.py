@@ -151,7 +151,7 @@ def attribute(
         labels = np.zeros_like(labels)
     found = []
     for number, (cut, axis) in enumerate(cuts):
-        graph = attribution_graph(model, cut, per_class)
+        graph = attribution_graph(model, cut, per_class, axis=axis)
         needed = [str(v.name) for v in (graph.tail.cut, *graph.tail.objective.values, *graph.tail.context)]
         tail = Region(
             graph,
@@ -240,10 +240,7 @@ def chunk(
     one = h if context else h.take(range(k), axis=batch)
     at_zero = run(region.tail, feed | {INPUT: np.zeros_like(one)})
     change = objective.change(at_h, at_zero, labels, per_class=region.graph.seeds > 1)
-    others = tuple(d + 1 for d in range(h.ndim) if d not in (batch, axis))
-    by_row = a.sum(axis=others, dtype=np.float64)  # [j, k·n, i] or [j, i, k·n]
-    by_row = by_row if batch < axis else by_row.swapaxes(1, 2)
-    by_unit = by_row.reshape(len(by_row), -1, k, by_row.shape[2]).sum(axis=2)  # [j, n, i]
+    by_unit = a.reshape(len(a), -1, k, a.shape[2]).sum(axis=2, dtype=np.float64)  # [j, n, i] of [j, k·n, i]
     one_hot = np.zeros((objective.classes, len(labels)))
     one_hot[labels, np.arange(len(labels))] = 1
     return Attribution(

@@ -49,7 +49,8 @@ class GradientGraph:
 
     Inputs   h [N, *s], each context value, alpha [A] and weight [A] (nodes and weights of the quadrature on [0, 1]),
              labels [N] int64, or for each output its value at h
-    Output   attribution [K, N, *s]: of softmax outputs 0…J−1 if `per_class`, then of the loss
+    Output   attribution [K, N, *s], or [K, N, units] where an axis was named: of softmax outputs 0…J−1 if
+             `per_class`, then of the loss
     """
 
     ir: ir.Model
@@ -114,11 +115,14 @@ def tail_model(model: Model, tail: Tail) -> ir.Model:
     )
 
 
-def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bool = True) -> GradientGraph:
+def attribution_graph(
+    model: Model, cut: str, per_class: bool = False, hoist: bool = True, axis: int | None = None
+) -> GradientGraph:
     """Build the graph; Unsupported names the op that has no gradient rule.
 
     per_class  also attribute to every softmax output, not to the loss alone
     hoist      take the straight part out of the integral; False is the same sum, written plainly
+    axis       of the units: sum over every other but the batch's, so that only [K, rows, units] leaves the graph
     """
     tail = tail_of(model, cut)
     rays = rays_of(tail) if hoist else {tail.cut: Ray.HOMOGENEOUS}
@@ -154,8 +158,8 @@ def attribution_graph(model: Model, cut: str, per_class: bool = False, hoist: bo
     at_front = backward(g, curved, rows, seed, fronts)
     summed = {v: over_nodes(g, at_front[v], weight, once[v]) for v in fronts if v in at_front}
     gradient = backward(g, straight, once, summed, [tail.cut])[tail.cut]
-    out = g.op("Mul", gradient, h)
-    graph = writer.finish([(out, OUTPUT, [seeds, *(tail.cut.shape or ())])])
+    out, shape = by_unit(g, g.op("Mul", gradient, h), tail.cut, axis)
+    graph = writer.finish([(out, OUTPUT, [seeds, *shape])])
     per_row = sum(row_bytes(v) for n in curved for v in n.outputs)
     widest = max(row_bytes(v) for v in (*tail.objective.values, *(o for n in curved for o in n.outputs)))
     return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * seeds * widest)
@@ -340,6 +344,16 @@ def over_nodes(g: Tape, cotangent: ir.Value, weight: ir.Value, like: ir.Value) -
     axis = batch_axis(like)
     others = [d for a, d in enumerate(dims(like)) if a != axis]
     return batch_back(g, g.op("Reshape", total, g.i64([g.seeds, -1, *others])), like, ahead=1)
+
+
+def by_unit(g: Tape, a: ir.Value, like: ir.Value, axis: int | None) -> tuple[ir.Value, list[Any]]:
+    """Σ over all axes of [K, *like] but the batch and this one, [K, rows, units], and its shape behind K."""
+    shape, batch = list(like.shape or ()), batch_axis(like) or 0
+    if axis is None:
+        return a, shape
+    others = [1 + d for d in range(len(shape)) if d not in (batch, axis)]
+    total = g.op("ReduceSum", a, g.i64(others), keepdims=0) if others else a
+    return (g.op("Transpose", total, perm=[0, 2, 1]) if axis < batch else total), [shape[batch], shape[axis]]
 
 
 def backward(
