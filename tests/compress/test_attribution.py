@@ -42,10 +42,10 @@ def labels_of(model: Model, n: int, seed: int = 0) -> np.ndarray:
 
 
 def attributions(
-    model: Model, cut: str, inputs: dict[str, np.ndarray], labels: np.ndarray, nodes: Any, hoist: bool = True
+    model: Model, cut: str, inputs: dict[str, np.ndarray], labels: np.ndarray, nodes: Any, **options: Any
 ) -> np.ndarray:
     """A_ij of every sample, [K, n, *s]: the attribution graph itself with these (nodes, weights)."""
-    graph = attribution_graph(model, cut, per_class=True, hoist=hoist)
+    graph = attribution_graph(model, cut, per_class=True, **options)
     needed = [cut, *(str(v.name) for v in graph.tail.context)]
     h, *context = run(session(with_outputs(model.ir, needed)), inputs)
     feed = dict(zip(needed[1:], context, strict=True)) | {INPUT: h, LABELS: labels}
@@ -314,6 +314,19 @@ def test_hoisting_changes_no_attribution(name: str) -> None:
     for cut in cuts:
         plain, hoisted = (attributions(model, cut, inputs, labels, quadrature(3), hoist=h) for h in (False, True))
         np.testing.assert_allclose(hoisted, plain, rtol=0, atol=ROUNDING * max(np.abs(plain).max(), 1e-3))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_graph_of_units_gives_the_sums_over_each_units_elements(name: str) -> None:
+    """[K, rows, units], wherever the batch lies in the cut."""
+    model = network(name)
+    inputs, labels = samples(model.inputs, 3), labels_of(model, 3)
+    for cut, axis in cuts_of(model):
+        batch = along_batch(tail_of(model, cut).cut)
+        whole, by_unit = (attributions(model, cut, inputs, labels, quadrature(3), axis=a) for a in (None, axis))
+        wanted = np.moveaxis(whole.astype(np.float64), (1 + batch, 1 + axis), (1, 2))
+        wanted = wanted.reshape(*wanted.shape[:3], -1).sum(axis=3)
+        np.testing.assert_allclose(by_unit, wanted, rtol=0, atol=1e-5 * max(np.abs(whole).max(), 1e-3))  # float32 sums
 
 
 @settings(max_examples=12)
