@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class JettisonError(Exception):
     """A user's mistake or a limit of ours, told in one line.
@@ -56,6 +59,14 @@ class GateFailed(JettisonError):
     """A check, a proof or a regression gate said no."""
 
     exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A way out that names what was meant, or some of what there is."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    told = ", ".join(f"'{n}'" for n in close or names[:12])
+    return f"Did you mean {told}?" if close else f"There are {told}{' …' if len(names) > 12 else ''}"
 
 
 def printable(text: str) -> str:

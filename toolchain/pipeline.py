@@ -10,7 +10,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import numpy as np
 
 from targets.measure import Measurement, RunnerError, as_row, measure_side_by_side
 from toolchain import __version__, emit
-from toolchain.compress.attribution import Progress
-from toolchain.compress.criteria import CRITERIA, Evidence, Ranks, rank, save_ranks
+from toolchain.compress.attribution import Progress, Workers
+from toolchain.compress.criteria import CRITERIA, Evidence, rank
 from toolchain.compress.groups import Channels, analyse
 from toolchain.compress.plan import Plan, make_plan, save_plan
+from toolchain.compress.ranks import Ranks, save_ranks
 from toolchain.compress.recover import Refit, recover
 from toolchain.compress.surgery import prune
 from toolchain.data import Samples
@@ -63,7 +64,9 @@ class Job:
     warmup: int = 10
     seed: int = 0
     threads: int = 1
-    max_memory: int = 1 << 30
+    max_memory: int | None = None
+    workers: Workers = field(default_factory=Workers)
+    sampled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     force: bool = False
     arguments: tuple[str, ...] = ()
 
@@ -193,7 +196,7 @@ def ranked(job: Job, model: Model, channels: Channels, progress: Progress) -> Ra
     labels, told = own_or_given_labels(model, picked, job.threads)
     evidence = Evidence(
         model, channels, {} if picked is None else picked.inputs, labels, job.steps, job.per_class, job.layers,
-        job.seed, job.threads, job.max_memory, progress,
+        job.seed, job.threads, job.max_memory, job.workers, job.sampled, progress,
     )  # fmt: skip
     found = rank(job.criterion, evidence)
     return dataclasses.replace(found, facts=found.facts | {"labels": told})
@@ -422,6 +425,9 @@ def describe_ranks(ranks: Ranks) -> str:
     if gap is not None:
         parts.append(f"completeness gap {100 * gap:.2g} %")
     parts.append(f"{sum(int(d.sum()) for d in ranks.dead.values())} dead units")
+    cuts = f.get("cuts", [])
+    parts += [f"{c['cut']} by {c['backend']}" for c in cuts if not c["backend"].startswith("gradient")]
+    parts += [f"{c['cut']}: {c['note']}" for c in cuts if c["note"]]
     return " · ".join(parts)
 
 

@@ -24,7 +24,7 @@ from toolchain.compress.gradient import (
 from toolchain.compress.groups import analyse
 from toolchain.compress.objective import LABELS, objective_of
 from toolchain.compress.rows import along_batch, per_sample
-from toolchain.errors import Unsupported
+from toolchain.errors import Unsupported, UsageError
 from toolchain.model import Model
 from toolchain.session import run, session, with_outputs
 
@@ -450,7 +450,8 @@ def refused(model: Model, cut: str) -> str:
 
 
 def test_what_cannot_be_attributed_is_refused() -> None:
-    assert "there is no value 'nowhere'" in refused(network("mlp"), "nowhere")
+    with pytest.raises(UsageError, match=r"there is no value 'relu2' to cut at. Did you mean 'relu3'"):
+        attribute(network("mlp"), [("relu2", 1)], samples({"x": (4,)}, 2), np.zeros(2, np.int64))
     decoder = network("decoder")
     for asked, told in (("per_class", "only one output"), ("at_h_only", "has no slope at h")):
         with pytest.raises(Unsupported, match=told):

@@ -64,7 +64,7 @@ def test_wide_layers_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch
     model = net.model()
     monkeypatch.delitem(OPS, "Relu")
     inputs, labels = samples(model.inputs, 2), labels_of(model, 2)
-    with pytest.raises(Unsupported, match="Relu 'relu3' has no gradient rule.*1,200 times.*512 at most"):
+    with pytest.raises(Unsupported, match=r"Relu 'relu3' has no gradient rule.*1,200 times.*512 at most"):
         attribute(model, [("relu1", 1)], inputs, labels)
     monkeypatch.delitem(OPS, "Gemm")
     (found,) = attribute(model, [("relu3", 1)], inputs, labels, steps=2)

@@ -12,9 +12,10 @@ import pytest
 from compress.networks import NETWORKS, Net, network
 
 from toolchain.compress.costing import costing
-from toolchain.compress.criteria import CRITERIA, Evidence, Ranks, load_ranks, rank, save_ranks
+from toolchain.compress.criteria import CRITERIA, Evidence, rank
 from toolchain.compress.groups import Channels, analyse
 from toolchain.compress.plan import Plan, load_plan, make_plan, parse_budget, save_plan, steps_of
+from toolchain.compress.ranks import Ranks, load_ranks, save_ranks
 from toolchain.compress.surgery import prune
 from toolchain.errors import BadInput, OutOfReach, UsageError
 from toolchain.model import Model, save

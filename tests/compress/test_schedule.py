@@ -35,7 +35,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "SAVED_EVERY", 0.0)
 
 
-def ranked(workers: Workers = Workers(), name: str = "residual", **more: Any) -> list[Attribution]:  # noqa: B008
+ALONE = Workers()
+
+
+def ranked(workers: Workers = ALONE, name: str = "residual", **more: Any) -> list[Attribution]:
     model = network(name)
     return attribute(
         model,
@@ -132,9 +135,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("after", [1, 4, 8])
-def test_a_stopped_ranking_goes_on_from_its_last_finished_chunk(
-    after: int, counted: list[int], tmp_path: Path
-) -> None:
+def test_a_stopped_ranking_goes_on_from_its_last_finished_chunk(after: int, counted: list[int], tmp_path: Path) -> None:
     wanted = ranked()
     chunks = -(-N // 4)
     counted.clear()
@@ -176,7 +177,7 @@ def test_a_dead_worker_process_is_told_and_the_next_run_goes_on(tmp_path: Path) 
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.2)
 
-    with pytest.raises(RunnerFailed, match="a worker process died.*Run again"):
+    with pytest.raises(RunnerFailed, match=r"a worker process died.*Run again"):
         ranked(Workers(executor, 1, tmp_path), progress=kill)
     executor.shutdown()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:

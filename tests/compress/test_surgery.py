@@ -218,7 +218,7 @@ def test_a_layer_cannot_lose_all_of_its_units() -> None:
 
 
 def test_an_unknown_group_is_told_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"no group 'conv99'\. Groups are dense0, dense2"):
+    with pytest.raises(UsageError, match=r"no group 'conv99'\. There are 'dense0', 'dense2'"):
         analyse(network("mlp")).group("conv99")
 
 

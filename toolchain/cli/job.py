@@ -140,7 +140,6 @@ def finish(
     if "formats" in settings:
         settings["formats"] = tuple(f.strip() for f in settings["formats"].split(",") if f.strip())
         settings["recover"] = not settings.pop("no_recover")
-        settings["max_memory"] = settings["max_memory"] << 20
     job = Job(path, calibration=calibration, held_out=held_out, arguments=tuple(context.obj["arguments"]), **settings)
     with progress(context) as (say, advance):
         report = compress_model(job, model, say, advance)

@@ -35,7 +35,10 @@ BUDGET = click.option(
     help="Like params<=30%, flash<=2MiB, macs<=50%, ram<=1MiB or units<=50%; several with commas.",
 )
 CRITERION = click.option(
-    "--criterion", default="ig", show_default=True, help="ig, ig-abs, taylor, activation, magnitude or random."
+    "--criterion",
+    default="ig",
+    show_default=True,
+    help="ig, ig-signed, ig-abs, taylor, activation, magnitude or random.",
 )
 ALIGN = click.option(
     "--align", default="auto", show_default=True, help="Widths are multiples of this: auto, off or a number."
@@ -53,7 +56,10 @@ STEPS = click.option(
 )
 SAMPLES = click.option("--samples", default=256, show_default=True, help="Samples to rank on, balanced over classes.")
 MEMORY = click.option(
-    "--max-memory", default=1024, show_default=True, help="MiB that the activations of one ranking run may take."
+    "--max-memory",
+    type=click.IntRange(1),
+    callback=lambda context, option, mebibytes: mebibytes and mebibytes << 20,
+    help="MiB that ranking keeps the process to; half of this computer's by default.",
 )
 
 
@@ -68,6 +74,17 @@ def parse_shapes(shapes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
             colon = ""
         if not colon or min(found[name]) < 1:
             raise UsageError(f"cannot read the shape '{text}'", way_out="Write it like --shape x:1,3,224,224")
+    return found
+
+
+def parse_cuts(cuts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """'conv5=relu5,pool5' -> {"conv5": ("relu5", "pool5")}; raises UsageError for anything else."""
+    found = {}
+    for text in cuts:
+        group, equals, values = text.partition("=")
+        if not (group and equals and all(values.split(","))):
+            raise UsageError(f"cannot read the cut '{text}'", way_out="Write it like --cuts conv5=relu5")
+        found[group] = tuple(values.split(","))
     return found
 
 

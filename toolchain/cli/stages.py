@@ -23,6 +23,7 @@ from toolchain.cli.options import (
     SHAPE,
     STEPS,
     THREADS,
+    parse_cuts,
     parse_shapes,
     progress,
 )
@@ -39,6 +40,14 @@ from toolchain.errors import GateFailed, UsageError
 @SAMPLES
 @MEMORY
 @click.option("--per-class", is_flag=True, help="Attributions to every class too, not to the loss alone.")
+@click.option(
+    "--cuts",
+    multiple=True,
+    metavar="GROUP=VALUE,...",
+    help="Look at the units of a group in these values, not where they are contracted.",
+)
+@click.option("--executor", default="", metavar="KIND", help="threads, processes or dask:ADDRESS; none by default.")
+@click.option("--workers", type=click.IntRange(1), help="Chunks at a time; as many as there are cores by default.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("ranks.npz"), show_default=True)
 @PIXELS
 @SHAPE
@@ -55,8 +64,11 @@ def rank(
     layers: str,
     steps: int,
     samples: int,
-    max_memory: int,
+    max_memory: int | None,
     per_class: bool,
+    cuts: tuple[str, ...],
+    executor: str,
+    workers: int | None,
     out: Path,
     pixels: str,
     shapes: tuple[str, ...],
@@ -64,9 +76,13 @@ def rank(
     threads: int,
     force: bool,
 ) -> None:
-    """Score every unit by what it contributes; writes ranks.npz."""
-    from toolchain.compress.criteria import save_ranks
+    """Score every unit by what it contributes; writes ranks.npz.
+
+    What is finished is kept beside it, in a folder of that name and .partial: a ranking that was stopped goes on there.
+    """
+    from toolchain.cli.workers import opened
     from toolchain.compress.groups import analyse
+    from toolchain.compress.ranks import save_ranks
     from toolchain.data import load_samples
     from toolchain.files import check_new
     from toolchain.model import load
@@ -77,21 +93,24 @@ def rank(
     loaded = load(model, parse_shapes(shapes))
     channels = analyse(loaded, approximate)
     calibration = None if data is None else load_samples(data, loaded, pixels)
-    job = Job(
-        model,
-        out,
-        "",
-        calibration,
-        criterion=criterion,
-        layers=layers,
-        steps=steps,
-        samples=samples,
-        per_class=per_class,
-        seed=seed,
-        threads=threads,
-        max_memory=max_memory << 20,
-    )
-    with progress(context) as (_, advance):
+    folder = out.with_name(f"{out.name}.partial")
+    with progress(context) as (_, advance), opened(executor, workers, folder) as running:
+        job = Job(
+            model,
+            out,
+            "",
+            calibration,
+            criterion=criterion,
+            layers=layers,
+            steps=steps,
+            samples=samples,
+            per_class=per_class,
+            seed=seed,
+            threads=threads,
+            max_memory=max_memory,
+            workers=running,
+            sampled=parse_cuts(cuts),
+        )
         found = ranked(job, loaded, channels, advance)
     save_ranks(found, out, force)
     show(
@@ -186,6 +205,7 @@ def prune(
     from toolchain.compress import criteria, surgery
     from toolchain.compress.groups import analyse
     from toolchain.compress.plan import load_plan, make_plan, save_plan
+    from toolchain.compress.ranks import load_ranks
     from toolchain.files import check_new
     from toolchain.model import load, save
     from toolchain.tables import show
@@ -207,7 +227,7 @@ def prune(
         assert budget is not None
         channels = analyse(loaded, approximate)
         if ranks_file is not None:
-            found = criteria.load_ranks(ranks_file, loaded, channels)
+            found = load_ranks(ranks_file, loaded, channels)
         else:
             found = criteria.rank(
                 "random" if order == "random" else criterion,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from toolchain.compress.objective import Deviation, objective_of
 from toolchain.compress.region import Nodes, Part, Recipe, Region, chunk, region_of
-from toolchain.compress.schedule import Kept, Record, fitting, in_order, key_of, parts
+from toolchain.compress.schedule import Kept, Record, fitting, half_of_the_memory, in_order, key_of, parts
 from toolchain.compress.sums import Attribution as Attribution
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
@@ -78,8 +78,8 @@ def attribute(
     at_h_only: bool = False,
     differences: bool = False,
     threads: int = 1,
-    max_memory: int = 1 << 62,
-    workers: Workers = Workers(),  # noqa: B008  frozen
+    max_memory: int | None = None,
+    workers: Workers = Workers(),
     progress: Progress = lambda stage, done, total: None,
 ) -> list[Attribution]:
     """Attributions at each cut (value, unit axis), in the order of `cuts`.
@@ -89,7 +89,8 @@ def attribute(
     steps        nodes to begin with; doubled while the completeness gap of a pilot exceeds `tolerance`
     at_h_only    the gradient at h times h instead of the integral: first-order Taylor (Molchanov et al. 2019)
     differences  finite differences even where the gradient graph can be had
-    max_memory   resident bytes that the process is to keep to; each process, where workers are processes
+    max_memory   resident bytes that the process is to keep to (each, where workers are processes); half of this
+                 computer's by default
 
     Raises Unsupported where an op has no gradient rule and finite differences would take too long, or the model cannot
     run at any batch; BadInput where an activation is not finite; RunnerFailed where a worker process dies.
@@ -116,7 +117,7 @@ def attribute(
             key = key_of(*decided, cut, axis, per_class, differences, steps, tolerance, at_h_only) if decided else ""
             record = None if workers.folder is None else Record(workers.folder / f"cut{number}.npz", key)
             at_once = workers.count if workers.shares_memory else 1
-            settings = Settings(steps, tolerance, at_h_only, max_memory, at_once)
+            settings = Settings(steps, tolerance, at_h_only, max_memory or half_of_the_memory(), at_once)
             advance = lambda d, t, n=number, c=cut: progress(c, n * t + d, len(cuts) * t)
             found.append(swept(region, samples, settings, workers, record, advance))
         return found

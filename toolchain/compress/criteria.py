@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import io
-import json
-import struct
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.compress.attribution import Attribution, Progress, attribute
+from toolchain.compress.attribution import Attribution, Progress, Workers, attribute
 from toolchain.compress.groups import Channels, Group
 from toolchain.compress.objective import objective_of
-from toolchain.errors import BadInput, UsageError
-from toolchain.files import check_new, write_atomic
+from toolchain.compress.ranks import Ranks
+from toolchain.errors import UsageError, nearest
 from toolchain.model import Model
 from toolchain.session import run, session, with_outputs
-from toolchain.validate import read_bytes
 
 F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at."""
+    """What a criterion may look at.
+
+    sampled  {group: values} to look at its units in, in place of the group's own cuts
+    """
 
     model: Model
     channels: Channels
@@ -42,30 +38,35 @@ class Evidence:
     layers: str = "*"
     seed: int = 0
     threads: int = 1
-    max_memory: int = 1 << 30
+    max_memory: int | None = None
+    workers: Workers = field(default_factory=Workers)
+    sampled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     progress: Progress = lambda stage, done, total: None
 
     @property
     def groups(self) -> list[Group]:
         """The groups to be scored."""
-        return [g for g in self.channels.groups if fnmatch(g.name, self.layers)]
+        found = [g for g in self.channels.groups if fnmatch(g.name, self.layers)]
+        for name in self.sampled:
+            self.channels.group(name)
+        return [replace(g, cuts=self.cuts_of(g)) if g.name in self.sampled else g for g in found]
 
-
-@dataclass(frozen=True)
-class Ranks:
-    """Scores of the units of each group, and how they were found.
-
-    scores      {group: [u]}, higher = keep
-    dead        {group: [u]}: never active on any sample; removed first
-    expected    {group: E^k_ij [k, j, u]} where attributions per class were asked for
-    facts       criterion, steps, samples, completeness gap …, for the report
-    """
-
-    sha256: str
-    scores: dict[str, F64]
-    dead: dict[str, NDArray[np.bool_]]
-    facts: dict[str, Any]
-    expected: dict[str, F64] = field(default_factory=dict)
+    def cuts_of(self, group: Group) -> tuple[tuple[str, int], ...]:
+        """The values that were asked for, each with the axis that holds the group's units; raises UsageError."""
+        values, of = self.channels.values, self.channels.labels.of
+        holds = {
+            name: axis
+            for name, v in values.items()
+            if v.shape is not None and v.const_value is None
+            for axis in range(len(v.shape))
+            if (v, axis) in self.channels.labels.axes and np.isin(group.units, of(v, axis)).all()
+        }
+        for name in self.sampled[group.name]:
+            if name not in values:
+                raise UsageError(f"there is no value '{name}' to cut at", way_out=nearest(name, holds))
+            if name not in holds:
+                raise UsageError(f"'{name}' does not hold the units of '{group.name}'", way_out=nearest(name, holds))
+        return tuple((name, holds[name]) for name in self.sampled[group.name])
 
 
 Scored = tuple[dict[str, F64], dict[str, NDArray[np.bool_]], dict[str, Any], dict[str, F64]]
@@ -102,7 +103,7 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
     cuts = list(dict.fromkeys(c for g in e.groups for c in g.cuts))
     found = attribute(
         e.model, cuts, e.inputs, e.labels, per_class=e.per_class, steps=e.steps, at_h_only=at_h_only,
-        threads=e.threads, max_memory=e.max_memory, progress=e.progress,
+        threads=e.threads, max_memory=e.max_memory, workers=e.workers, progress=e.progress,
     )  # fmt: skip
     at = dict(zip(cuts, found, strict=True))
     scores, dead, expected = {}, {}, {}
@@ -119,8 +120,14 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
         "baseline": 0,
         "steps": max((f.steps for f in found), default=0),
         "completeness_gap": None if at_h_only else max((f.gap for f in found), default=0.0),
-        "cuts": [{"cut": f.cut, "steps": f.steps, "gap": None if at_h_only else f.gap} for f in found],
-    }
+        "cuts": [
+            {
+                "cut": f.cut, "steps": f.steps, "gap": None if at_h_only else f.gap,
+                "backend": f.backend, "samples_per_run": f.per_run, "note": f.note,
+            }
+            for f in found
+        ],
+    }  # fmt: skip
     return scores, dead, facts, expected
 
 
@@ -130,6 +137,11 @@ def integrated_gradients(e: Evidence) -> Scored:
     The sign misleads there: half of the places of a channel speak against the right class by a little.
     """
     return attributed(e, lambda g, a: a.rank if g.kind == "dense" else a.expected_absolute[-1])
+
+
+def signed_integrated_gradients(e: Evidence) -> Scored:
+    """−E[A of the loss] everywhere (eq. 6)."""
+    return attributed(e, lambda g, a: a.rank)
 
 
 def absolute_integrated_gradients(e: Evidence) -> Scored:
@@ -193,51 +205,10 @@ def random(e: Evidence) -> Scored:
 
 CRITERIA: dict[str, tuple[Callable[[Evidence], Scored], bool]] = {  # name -> (criterion, needs samples)
     "ig": (integrated_gradients, True),
+    "ig-signed": (signed_integrated_gradients, True),
     "ig-abs": (absolute_integrated_gradients, True),
     "taylor": (taylor, True),
     "activation": (activation, True),
     "magnitude": (magnitude, False),
     "random": (random, False),
 }
-
-
-# ---- files ---------------------------------------------------------------------------------------------------------
-DAMAGED = (  # what numpy, zipfile and json raise over a damaged file
-    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, EOFError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
-
-
-def save_ranks(ranks: Ranks, path: Path, force: bool = False) -> None:
-    """Write ranks.npz: arrays by number, names and facts as JSON, so that no group's name is ever a path."""
-    check_new(path, force)
-    names = list(ranks.scores)
-    about = {"schema": "jettison.ranks/1", "sha256": ranks.sha256, "groups": names, "facts": ranks.facts}
-    arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
-    for i, name in enumerate(names):
-        arrays |= {f"scores{i}": ranks.scores[name], f"dead{i}": ranks.dead[name]}
-        if name in ranks.expected:
-            arrays[f"expected{i}"] = ranks.expected[name]
-    write_atomic(path, lambda file: np.savez(file, **arrays))
-
-
-def load_ranks(path: Path, model: Model, channels: Channels) -> Ranks:
-    """Read ranks.npz; raises BadInput unless it was made for this model and fits its groups."""
-    try:
-        with np.load(io.BytesIO(read_bytes(path, "a ranks.npz file")), allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            names = [str(n) for n in about["groups"]]
-            scores = {n: file[f"scores{i}"].astype(np.float64) for i, n in enumerate(names)}
-            dead = {n: file[f"dead{i}"].astype(bool) for i, n in enumerate(names)}
-            expected = {n: file[f"expected{i}"] for i, n in enumerate(names) if f"expected{i}" in file}
-    except DAMAGED as error:
-        raise BadInput("is no ranks.npz file of jettison", str(path), "Make one with jettison rank") from error
-    if about.get("sha256") != model.sha256:
-        raise BadInput(
-            f"ranks were made for sha256 {str(about.get('sha256'))[:12]}…, the model is {model.sha256[:12]}…", str(path)
-        )
-    for g in channels.groups:
-        mine = (scores[g.name], dead[g.name]) if g.name in scores else ()
-        if any(a.shape != (len(g),) or not np.isfinite(a).all() for a in mine):
-            raise BadInput(f"scores of group '{g.name}' do not fit its {len(g)} units", str(path))
-    return Ranks(model.sha256, scores, dead, dict(about.get("facts", {})), expected)

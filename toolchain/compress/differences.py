@@ -61,7 +61,9 @@ def by_differences(
             chosen = range(start, min(start + block, units))
             copies = 2 * len(chosen)
             moved = [scaled(h, axis, u, alpha, e) for u in chosen for e in (STEP, -STEP)]
-            held = {k: a if along[k] is None else np.concatenate([a] * copies, axis=along[k]) for k, a in context.items()}
+            held = {
+                k: a if along[k] is None else np.concatenate([a] * copies, axis=along[k]) for k, a in context.items()
+            }
             found = answers(held | {INPUT: np.concatenate(moved, axis=batch)})
             change = tail.objective.change(  # F(h) − F(moved), in float64
                 [

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from toolchain.compress.objective import Objective, objective_of
 from toolchain.compress.rows import batch_axis, is_by_sample, per_sample
-from toolchain.errors import Unsupported
+from toolchain.errors import Unsupported, UsageError, nearest
 from toolchain.model import BATCH, Model, parameter
 from toolchain.ops.table import Ray, dims, find, where
 from toolchain.ops.tape import PREFIX, Tape
@@ -71,11 +71,12 @@ INPUT, ALPHA, WEIGHT, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "at
 def tail_of(model: Model, cut: str) -> Tail:
     """Split the network at a value.
 
-    Raises Unsupported if the value does not lead to the answer, or its samples do not lie along one axis.
+    Raises UsageError if there is no such value, Unsupported if it does not lead to the answer or its samples do not
+    lie along one axis.
     """
     named = {str(v.name): v for v in (*model.graph.inputs, *(o for n in model.graph for o in n.outputs))}
     if cut not in named:
-        raise Unsupported(f"there is no value '{cut}' to cut at")
+        raise UsageError(f"there is no value '{cut}' to cut at", way_out=nearest(cut, named))
     value = named[cut]
     if not is_by_sample(value):
         raise Unsupported(

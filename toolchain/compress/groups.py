@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.compress.choices import chosen
-from toolchain.errors import BadInput, UsageError
+from toolchain.errors import BadInput, UsageError, nearest
 from toolchain.inference import reads
 from toolchain.model import Model
 from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
@@ -63,8 +63,7 @@ class Channels:
         for g in self.groups:
             if g.name == name:
                 return g
-        known = ", ".join(g.name for g in self.groups[:20])
-        raise UsageError(f"there is no group '{name}'", way_out=f"Groups are {known}")
+        raise UsageError(f"there is no group '{name}'", way_out=nearest(name, (g.name for g in self.groups)))
 
     def params(self, group: Group) -> int:
         """Parameters that go with one unit of a group."""

@@ -165,7 +165,7 @@ def chunk(region: Region, nodes: Nodes, part: Part) -> Attribution:
     n = len(part.labels)
     h, *rest = run(region.head, part.inputs)
     at_h, context = rest[: len(objective.values)], rest[len(objective.values) :]
-    batch, k = along_batch(split.cut), per_sample(split.cut)
+    k = per_sample(split.cut)
     for value, array in zip((split.cut, *objective.values), (h, *at_h), strict=True):
         check_finite(str(value.name), array, along_batch(value), per_sample(value), part.first)
     feed = {str(v.name): a for v, a in zip(split.context, context, strict=True)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import os
 import time
 import zipfile
 from collections import deque
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from targets.agent import reset_peak, status_bytes
 from toolchain.compress.region import Nodes, Part, Region, chunk
@@ -29,7 +29,8 @@ from toolchain.files import write_atomic
 LEAST_ROWS = 128  # of one run: below it the matrix products starve (27 GFLOP/s at 8 rows, 130 at 400)
 MOST_SAMPLES = 64  # of one run: what is outside the integral runs once for each sample
 SAVED_EVERY = 5.0  # seconds
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def parts(samples: Part, size: int, skip: int = 0) -> Iterator[Part]:
@@ -60,6 +61,15 @@ def fitting(region: Region, samples: Part, nodes: Nodes, max_memory: int, at_onc
         return size, ""
     needed = before + at_once * (one - before + (enough - 1) * each)
     return size, f"{size} of {enough} samples a run fit --max-memory; {needed / 2**20:,.0f} MiB would be faster"
+
+
+def half_of_the_memory() -> int:
+    """Bytes: of this computer, or of what its control group may take."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    group = Path("/sys/fs/cgroup/memory.max")
+    if group.is_file() and (told := group.read_text().strip()).isdigit():
+        limits.append(int(told))
+    return min(limits) // 2
 
 
 def peak(function: Callable[[], object]) -> int:
