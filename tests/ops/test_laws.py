@@ -17,6 +17,7 @@ from ops.definitions import DEFINITIONS
 
 from toolchain.compress.gradient import Tail, Writer, backward, rays_of
 from toolchain.compress.groups import freeze_untouched
+from toolchain.compress.rows import along_batch, batch_axis, per_sample
 from toolchain.errors import Unsupported
 from toolchain.inference import infer
 from toolchain.model import Model, apply
@@ -141,8 +142,8 @@ class Exact:
         return np.asarray(self.evaluator.run(["y0"], feed)[0], np.float64)
 
 
-def gradients(case: Case, feed: dict[str, np.ndarray], u: np.ndarray) -> dict[str, np.ndarray]:
-    """Jᵀu of K cotangents [K, *y] by the table's rule in onnxruntime, {input: [K, *x]}."""
+def gradients(case: Case, feed: dict[str, np.ndarray], u: np.ndarray, is_steady: bool = False) -> dict[str, np.ndarray]:
+    """Jᵀu of K cotangents [K, *y] by the table's rule in onnxruntime, {input: [K, *x]}; a steady u has one sample."""
     model = model_of(case)
     writer = Writer(model, K)
     inputs = {v: writer.input(str(v.name), v) for v in model.graph.inputs}
@@ -150,7 +151,11 @@ def gradients(case: Case, feed: dict[str, np.ndarray], u: np.ndarray) -> dict[st
     writer.copy(list(model.graph), values, "forward/")
     y = model.graph[0].outputs[0]
     seed = ir.Value(name="u", shape=ir.Shape([K, *u.shape[1:]]), type=ir.TensorType(ir.DataType.FLOAT))
-    writer.inputs.append(seed)
+    if is_steady:
+        seed = writer.tape.f32(u)
+        writer.tape.steady.add(seed)
+    else:
+        writer.inputs.append(seed)
     inputs = {v: i for v, i in inputs.items() if v.name in derivable(case)}
     found = backward(writer.tape, list(model.graph), values, {y: seed}, list(inputs))
     out = [
@@ -180,6 +185,19 @@ def test_a_gradient_rule_is_the_transpose_of_the_derivative(case: Case) -> None:
             left, right = float((v * back[name][k]).sum()), float((jv * u[k]).sum())
             scale = float(np.abs(v * back[name][k]).sum() + np.abs(jv * u[k]).sum())
             assert abs(left - right) <= ROUNDING * scale + 1e-9, (name, k, left, right)
+
+
+@pytest.mark.parametrize("case", DERIVABLE, ids=str)
+def test_a_cotangent_that_all_samples_share_may_come_once(case: Case) -> None:
+    y, x = model_of(case).graph[0].outputs[0], concrete(case)
+    if batch_axis(y) is None or per_sample(y) > 1:
+        pytest.skip("not one row for each sample")
+    one = np.random.default_rng(1).standard_normal((K, *(abs(d) for d in dims(y))))
+    axis = 1 + along_batch(y)
+    once, each = gradients(case, x, one, is_steady=True), gradients(case, x, np.concatenate([one] * BATCH, axis=axis))
+    for name in derivable(case):
+        scale = np.abs(each[name]).max()
+        np.testing.assert_allclose(*np.broadcast_arrays(once[name], each[name]), rtol=0, atol=ROUNDING * scale)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.refused], ids=str)

@@ -7,11 +7,14 @@ positively homogeneous without a bias since the cut (Relu, MaxPool). There v(α)
 does not depend on α, so S runs once per sample, is interpolated where the curved part C begins, and the gradients are
 summed over α before they go back through Sᵀ: the first and largest layer costs once per image, not once per node.
 
-K cotangents ride through one forward pass: p_j(e_j − p) at the logits for softmax output j, p − y for −log p_y.
+All seeds share one forward pass. Each of them, p_j(e_j − p) at the logits for softmax output j and p − y for −log p_y,
+sums to 0 over the J logits, so that it is a mixture of the J − 1 cotangents e_m − e_J, which are the same for every
+sample and node: only these ride back through C, and they are mixed where the sum over α is taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +67,7 @@ class GradientGraph:
     row_bytes: int
 
 
-ROWS = "R"  # A·N, the samples at every node of the quadrature
+ROWS = "R"  # N·A, each sample at every node of the quadrature
 INPUT, ALPHA, WEIGHT, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "attribution"))
 
 
@@ -137,7 +140,7 @@ def attribution_graph(
     fronts = [v for v, r in rays.items() if r > Ray.CURVED and v in reads]
     seeds = tail.objective.count(per_class)
 
-    writer = Writer(model, seeds)
+    writer = Writer(model, tail.objective.riding(per_class))
     g = writer.tape
     h = writer.input(INPUT, tail.cut)
     context = {v: writer.input(str(v.name), v) for v in tail.context}
@@ -159,15 +162,17 @@ def attribution_graph(
     rows |= {v: interpolated(g, once[v], origin.get(v) if rays[v] is Ray.AFFINE else None, alpha) for v in fronts}
     writer.copy(curved, rows, "ray/", ROWS)
 
-    seed = tail.objective.cotangents(g, rows, [tiled(g, v, alpha) for v in held], per_class)
-    at_front = backward(g, curved, rows, seed, fronts)
-    summed = {v: over_nodes(g, at_front[v], weight, once[v]) for v in fronts if v in at_front}
+    ridden = tail.objective.cotangents(g, rows, [tiled(g, v, alpha) for v in held], per_class)
+    at_front = backward(g, curved, rows, ridden.cotangents, fronts)
+    mix = None if ridden.mix is None else mixed_nodes(g, ridden.mix, weight, seeds)
+    summed = {v: over_nodes(g, at_front[v], weight, mix, once[v]) for v in fronts if v in at_front}
+    riding, g.seeds = g.seeds, seeds
     gradient = backward(g, straight, once, summed, [tail.cut])[tail.cut]
     out, shape = by_unit(g, g.op("Mul", gradient, h), tail.cut, axis)
     graph = writer.finish([(out, OUTPUT, [seeds, *shape])])
     per_row = sum(row_bytes(v) for n in curved for v in n.outputs)
     widest = max(row_bytes(v) for v in (*tail.objective.values, *(o for n in curved for o in n.outputs)))
-    return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * seeds * widest)
+    return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * riding * widest)
 
 
 def described(graph: GradientGraph) -> list[tuple[str, str, str, str]]:
@@ -290,14 +295,15 @@ def renamed(shape: ir.Shape | None, batch: str) -> ir.Shape | None:
 
 # ---- the integral --------------------------------------------------------------------------------------------------
 def interpolated(g: Tape, at_h: ir.Value, at_zero: ir.Value | None, alpha: ir.Value) -> ir.Value:
-    """v(0) + α (v(h) − v(0)) for every node: [.., k·N, ..] -> [.., A·k·N, ..]."""
-    h = each_sample(g, at_h, at_h)
-    steps = g.op("Unsqueeze", alpha, g.i64(list(range(1, len(dims(at_h)) + 1 + (per_sample(at_h) > 1)))))
+    """v(0) + α (v(h) − v(0)) for every node: [.., k·N, ..] -> [.., N·A·k, ..]."""
+    h, rank = each_sample(g, at_h, at_h), len(dims(at_h)) + (per_sample(at_h) > 1)
+    steps = g.op("Unsqueeze", alpha, g.i64(list(range(1, rank))))
     if at_zero is None:
-        ray = g.op("Mul", steps, g.op("Unsqueeze", h, g.i64([0])))
+        ray = g.op("Mul", steps, g.op("Unsqueeze", h, g.i64([1])))
     else:
         zero = each_sample(g, at_zero, at_h)
-        ray = g.op("Add", zero, g.op("Mul", steps, g.op("Unsqueeze", g.op("Sub", h, zero), g.i64([0]))))
+        way = g.op("Mul", steps, g.op("Unsqueeze", g.op("Sub", h, zero), g.i64([1])))
+        ray = g.op("Add", g.op("Unsqueeze", zero, g.i64([1])), way)
     return as_rows(g, ray, at_h)
 
 
@@ -310,12 +316,13 @@ def each_sample(g: Tape, value: ir.Value, like: ir.Value) -> ir.Value:
 
 
 def tiled(g: Tape, value: ir.Value, alpha: ir.Value) -> ir.Value:
-    """A context value once for every node: [.., k·N, ..] -> [.., A·k·N, ..]; one without a batch as it is."""
+    """A context value once for every node: [.., k·N, ..] -> [.., N·A·k, ..]; one without a batch as it is."""
     if batch_axis(value) is None:
         return value
-    first = batch_first(g, value, value)
-    target = g.op("Concat", g.op("Shape", alpha), g.op("Shape", first), axis=0)
-    return as_rows(g, g.op("Expand", g.op("Unsqueeze", first, g.i64([0])), target), value)
+    rank = len(dims(value)) + (per_sample(value) > 1)
+    target = g.op("Concat", g.i64([1]), g.op("Shape", alpha), g.i64([1] * (rank - 1)), axis=0)
+    once = g.op("Unsqueeze", each_sample(g, value, value), g.i64([1]))
+    return as_rows(g, g.op("Expand", once, target), value)
 
 
 def batch_first(g: Tape, value: ir.Value, like: ir.Value, ahead: int = 0) -> ir.Value:
@@ -333,7 +340,7 @@ def batch_back(g: Tape, value: ir.Value, like: ir.Value, ahead: int = 0) -> ir.V
 
 
 def as_rows(g: Tape, stacked: ir.Value, like: ir.Value) -> ir.Value:
-    """[A, k·N, ..] -> [.., A·k·N, ..]."""
+    """[N, A, k, ..] -> [.., N·A·k, ..]."""
     axis = batch_axis(like)
     others = [d for a, d in enumerate(dims(like)) if a != axis]
     out = batch_back(g, g.op("Reshape", stacked, g.i64([-1, *others])), like)
@@ -341,14 +348,39 @@ def as_rows(g: Tape, stacked: ir.Value, like: ir.Value) -> ir.Value:
     return out
 
 
-def over_nodes(g: Tape, cotangent: ir.Value, weight: ir.Value, like: ir.Value) -> ir.Value:
-    """Σ_α w_α of a cotangent [K, .., A·k·N, ..] -> [K, .., k·N, ..]."""
-    split = g.op("Concat", g.i64([g.seeds]), g.op("Shape", weight), g.i64([-1]), axis=0)
-    stacked = g.op("Reshape", batch_first(g, cotangent, like, ahead=1), split)
-    total = g.op("MatMul", g.op("Unsqueeze", weight, g.i64([0])), stacked)
+def mixed_nodes(g: Tape, mix: ir.Value, weight: ir.Value, seeds: int) -> ir.Value:
+    """The share of each cotangent in each seed, times w_α: [B, N·A, K] -> [B, N, K, A]."""
+    split = g.op("Concat", g.i64([g.seeds, -1]), g.op("Shape", weight), g.i64([seeds]), axis=0)
+    return g.op("Mul", g.op("Transpose", g.op("Reshape", mix, split), perm=[0, 1, 3, 2]), weight)
+
+
+def over_nodes(g: Tape, cotangent: ir.Value, weight: ir.Value, mix: ir.Value | None, like: ir.Value) -> ir.Value:
+    """Σ_α w_α of each seed, [K, .., k·N, ..], of the cotangents [B, .., N·A·k, ..] that it mixes.
+
+    What all rows share is taken out of the sum: Σ_α s(α) c x(α) = c Σ_α s(α) x(α).
+    """
+    steady, moving = g.scales.get(cotangent, (cotangent, None) if cotangent in g.steady else (None, cotangent))
     axis = batch_axis(like)
     others = [d for a, d in enumerate(dims(like)) if a != axis]
-    return batch_back(g, g.op("Reshape", total, g.i64([g.seeds, -1, *others])), like, ahead=1)
+    if mix is None:
+        total = g.op("MatMul", g.op("Unsqueeze", weight, g.i64([0])), each_node(g, cotangent, weight, like, 1))
+    else:
+        total = g.op("ReduceSum", mix, g.i64([-1]))
+        if moving is not None:
+            total = g.op("MatMul", mix, each_node(g, moving, weight, like, ahead=int(steady is None)))
+        if steady is not None:
+            once = g.op("Reshape", batch_first(g, steady, like, ahead=1), g.i64([g.seeds, 1, 1, -1]))
+            total = g.op("Mul", total, once)
+        total = g.op("Transpose", g.op("ReduceSum", total, g.i64([0]), keepdims=0), perm=[1, 0, 2])
+    return batch_back(g, g.op("Reshape", total, g.i64([0, -1, *others])), like, ahead=1)
+
+
+def each_node(g: Tape, value: ir.Value, weight: ir.Value, like: ir.Value, ahead: int) -> ir.Value:
+    """[.., N·A·k, ..] -> [N, A, elements of a sample], behind the axis of the cotangents if it is ahead."""
+    first = batch_first(g, value, like, ahead)
+    size = abs(math.prod(dims(like)))
+    split = g.op("Concat", g.i64([*[g.seeds] * ahead, -1]), g.op("Shape", weight), g.i64([size]), axis=0)
+    return g.op("Reshape", first, split)
 
 
 def by_unit(g: Tape, a: ir.Value, like: ir.Value, axis: int | None) -> tuple[ir.Value, list[Any]]:
@@ -380,6 +412,9 @@ def backward(
         copy = copies[node.outputs[0]].producer()
         if all(dy is None for dy in dys) or moving.isdisjoint(node.outputs) or copy is None:
             continue
+        if any(batch_axis(v) is None or per_sample(v) > 1 for v in node.inputs if v is not None and v in moving):
+            # of several rows a sample no shared one can tell which is whose
+            dys = [None if dy is None else g.every(dy, copies[y]) for dy, y in zip(dys, node.outputs, strict=True)]
         grads = pulled_back(g, node, copy, dys)
         for i, (v, dx) in enumerate(zip(node.inputs, grads, strict=True)):
             if v is None or v not in moving:

@@ -26,6 +26,18 @@ F64 = NDArray[np.float64]
 LABELS = PREFIX + "labels"
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """Output cotangents of each row: the samples at every node.
+
+    cotangents  {value: [B, rows, *s]}, or [B, 1, *s] where all rows share them: what is pulled back
+    mix         [B, rows, K]: seed k of a row is Σ_b mix_bk · cotangent b; None where the cotangents are the seeds
+    """
+
+    cotangents: dict[ir.Value, ir.Value]
+    mix: ir.Value | None = None
+
+
 def objective_of(model: Model) -> Objective:
     """Classes for one output [N, classes], else the deviation of every float output.
 
@@ -96,18 +108,33 @@ class Classes:
         """The labels."""
         return {LABELS: labels}
 
+    def riding(self, per_class: bool) -> int:
+        """J − 1, or the loss alone."""
+        return self.classes - 1 if per_class else 1
+
     def cotangents(
         self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value], per_class: bool
-    ) -> dict[ir.Value, ir.Value]:
-        """p_j(e_j − p) for each class j, then p − y for the loss."""
+    ) -> Seeds:
+        """p_j(e_j − p) for each class j, then p − y for the loss; of e_m − e_J for m < J where classes are asked for.
+
+        v = Σ_m v_m (e_m − e_J) for every v whose elements sum to 0.
+        """
         p = g.op("Softmax", rows[self.logits], axis=-1)
         one_hot = g.op("OneHot", held[0], g.i64(self.classes), g.f32([0, 1]), axis=-1)
-        loss = g.op("Unsqueeze", g.op("Sub", p, one_hot), g.i64([0]))
+        loss = g.op("Sub", p, one_hot)
         if not per_class:
-            return {self.logits: loss}
-        each = g.op("Unsqueeze", g.op("Transpose", p, perm=[1, 0]), g.i64([2]))
-        minus = g.op("Sub", g.f32(np.eye(self.classes)[:, None, :]), g.op("Unsqueeze", p, g.i64([0])))
-        return {self.logits: g.op("Concat", g.op("Mul", each, minus), loss, axis=0)}
+            return Seeds({self.logits: g.op("Unsqueeze", loss, g.i64([0]))})
+        last = g.i64([self.classes - 1])
+        each, of_loss = (
+            g.op(
+                "Unsqueeze", g.op("Transpose", g.op("Slice", v, g.i64([0]), last, g.i64([1])), perm=[1, 0]), g.i64([2])
+            )
+            for v in (p, loss)
+        )
+        unit = np.eye(self.classes)[:-1, None]
+        of_classes = g.op("Mul", p, g.op("Sub", g.f32(unit), each))
+        difference = g.shared(unit - np.eye(self.classes)[-1])
+        return Seeds({self.logits: difference}, g.op("Concat", of_classes, of_loss, axis=2))
 
     def change(
         self,
@@ -158,15 +185,19 @@ class Deviation:
         """The values at h."""
         return {reference(v): y for v, y in zip(self.values, at_h, strict=True)}
 
+    def riding(self, per_class: bool) -> int:
+        """One."""
+        return 1
+
     def cotangents(
         self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value], per_class: bool
-    ) -> dict[ir.Value, ir.Value]:
+    ) -> Seeds:
         """(y(αh) − y(h)) / elements."""
         found = {}
         for v, y in zip(self.values, held, strict=True):
             share = g.op("Mul", g.op("Sub", rows[v], y), g.f32(1 / elements(v)))
             found[v] = g.op("Unsqueeze", share, g.i64([0]))
-        return found
+        return Seeds(found)
 
     def change(
         self,

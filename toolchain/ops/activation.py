@@ -31,7 +31,7 @@ def unary(name: str, derivative: Derivative, **rules: Any) -> None:
     def vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
         x = n.inputs[0]
         assert x is not None
-        return [g.op("Mul", dy, derivative(g, n, x, n.outputs[0])), *[None] * (len(n.inputs) - 1)]
+        return [g.scaled(dy, derivative(g, n, x, n.outputs[0])), *[None] * (len(n.inputs) - 1)]
 
     op(name, channels=same, vjp=vjp, **rules)
 

@@ -169,6 +169,8 @@ def split_vjp(g: Tape, n: ir.Node, dys: list[ir.Value | None]) -> list[ir.Value 
         raise NotImplementedError("a split of the batch has no gradient rule")
     from_end = axis - len(dims(operand(n, 0)))
     given = [dy for dy in dys if dy is not None]
+    if not g.steady.issuperset(given):
+        given = [g.every(dy, y) for dy, y in zip(dys, n.outputs, strict=True) if dy is not None]
     if len(given) == len(dys):
         return [g.op("Concat", *given, axis=from_end), *[None] * (len(n.inputs) - 1)]
     total, ends = None, np.cumsum(sizes)

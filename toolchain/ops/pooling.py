@@ -89,7 +89,7 @@ def maxpool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     assert x is not None
     settings = {k: a.value for k, a in n.attributes.items() if k != "storage_order"}
     winners = g.ops("MaxPool", 2, x, **settings)[1]
-    flat = g.op("Reshape", dy, g.i64([g.seeds, -1]))
+    flat = g.op("Reshape", g.every(dy, n.outputs[0]), g.i64([g.seeds, -1]))
     index = g.op("Expand", g.op("Reshape", winners, g.i64([1, -1])), g.op("Shape", flat))
     zeros = g.op(
         "Expand", g.f32([[0]]), g.op("Concat", g.i64([g.seeds]), g.op("Reshape", g.op("Size", x), g.i64([1])), axis=0)
