@@ -91,7 +91,7 @@ def compared(
             wide, slope = h.astype(np.float64), 0.0
             for n, w in zip(NODES, WEIGHTS, strict=True):
                 up, down = (
-                    objective.change(at_h, tail(feed | {INPUT: wide * (n + s * r)}), labels, per_class=False).sum()
+                    objective.change(at_h, tail(feed | {INPUT: wide * (n + s * r)}), labels).sum()
                     for s in (STEP, -STEP)
                 )  # F(h) − F(there)
                 slope += w * (down - up) / (2 * STEP)

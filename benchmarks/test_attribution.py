@@ -88,7 +88,7 @@ def our_side(model: Model, value: str, h: F32, labels: NDArray[np.int64]) -> tup
     """One run of the attribution graph, and what building it took."""
     step_sizes, alphas = (np.array(f(STEPS), np.float32) for f in approximation_parameters(METHOD))
     begun = time.perf_counter()
-    graph = attribution_graph(model, value, per_class=True)
+    graph = attribution_graph(model, value, target="classes")
     runner = session(graph.ir, threads=1)
     facts = {"build_s": time.perf_counter() - begun, "hoisted_nodes": graph.hoisted}
     feed = {INPUT: h, ALPHA: alphas, WEIGHT: step_sizes, LABELS: labels}

@@ -240,7 +240,7 @@ def test_a_gradient_graph_is_a_file_that_onnxruntime_alone_runs(per_class: bool,
     model = load(Path(SHIPPED))
     cut, axis = next(c for g in analyse(model).groups if g.kind == "dense" for c in g.cuts)
     words = ("gradient", SHIPPED, "--at", cut, "-o", tmp_path / "g.onnx")
-    done = jettison(*words, *["--per-class"] * per_class)
+    done = jettison(*words, *["--target", "classes"] * per_class)
     assert done.returncode == 0, done.stderr
     assert "true class of each sample" in done.stdout and f"value '{cut}' of each sample" in done.stdout
     with np.load(samples) as file:
@@ -252,7 +252,9 @@ def test_a_gradient_graph_is_a_file_that_onnxruntime_alone_runs(per_class: bool,
     given = {"jettison/h": h, "jettison/alpha": alpha, "jettison/weight": weight, "jettison/labels": labels}
     (found,) = alone.run(None, given)
     assert found.shape == (3 if per_class else 1, *h.shape)
-    (wanted,) = attribute(model, [(cut, axis)], feed, labels, per_class=per_class, steps=32, tolerance=np.inf)
+    (wanted,) = attribute(
+        model, [(cut, axis)], feed, labels, target="classes" if per_class else "loss", steps=32, tolerance=np.inf
+    )
     np.testing.assert_allclose(found.sum(axis=1), wanted.sums.sum(axis=0), rtol=1e-4, atol=1e-4)
     assert {i.domain for i in onnx.load(tmp_path / "g.onnx").opset_import} == {""}
     again = jettison(*words)

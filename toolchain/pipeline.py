@@ -57,7 +57,7 @@ class Job:
     layers: str = "*"
     steps: int = 16
     samples: int = 256
-    per_class: bool = False
+    target: str | None = None
     recover: bool = True
     formats: tuple[str, ...] = FORMATS
     runs: int = 100
@@ -193,9 +193,14 @@ def outputs_of(job: Job) -> dict[str, Path]:
 def ranked(job: Job, model: Model, channels: Channels, progress: Progress) -> Ranks:
     """Rank on a class-balanced part of the calibration samples; without labels the model's own answers stand in."""
     picked = None if job.calibration is None else job.calibration.balanced(job.samples, job.seed)
+    if job.target in ("loss", "classes") and picked is not None and picked.labels is None:
+        raise UsageError(
+            f"'{picked.name}' has no labels, and --target {job.target} is about them",
+            way_out="Leave --target out to rank by the model's own answers, or use --target answer",
+        )
     labels, told = own_or_given_labels(model, picked, job.threads)
     evidence = Evidence(
-        model, channels, {} if picked is None else picked.inputs, labels, job.steps, job.per_class, job.layers,
+        model, channels, {} if picked is None else picked.inputs, labels, job.steps, job.target, job.layers,
         job.seed, job.threads, job.max_memory, job.workers, job.sampled, progress,
     )  # fmt: skip
     found = rank(job.criterion, evidence)
@@ -212,8 +217,10 @@ def own_or_given_labels(
         return samples.labels, "given"
     from toolchain.session import run, session
 
-    (y, *_) = run(session(model.ir, threads), samples.inputs)
-    return y.reshape(len(samples), -1).argmax(axis=1).astype(np.int64), "the model's own answers"
+    runner = session(model.ir, threads)
+    batches = [{k: v[i : i + 32] for k, v in samples.inputs.items()} for i in range(0, len(samples), 32)]
+    found = [run(runner, batch)[0] for batch in batches]
+    return np.concatenate([y.reshape(len(y), -1).argmax(axis=1) for y in found]), "the model's own answers"
 
 
 def accuracies(job: Job, dense: Model, pruned: Model, recovered: Model | None) -> list[dict[str, Any]]:

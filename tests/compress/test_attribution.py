@@ -45,7 +45,7 @@ def attributions(
     model: Model, cut: str, inputs: dict[str, np.ndarray], labels: np.ndarray, nodes: Any, **options: Any
 ) -> np.ndarray:
     """A_ij of every sample, [K, n, *s]: the attribution graph itself with these (nodes, weights)."""
-    graph = attribution_graph(model, cut, per_class=True, **options)
+    graph = attribution_graph(model, cut, target="classes", **options)
     needed = [cut, *(str(v.name) for v in graph.tail.context)]
     h, *context = run(session(with_outputs(model.ir, needed)), inputs)
     feed = dict(zip(needed[1:], context, strict=True)) | {INPUT: h, LABELS: labels}
@@ -138,7 +138,9 @@ def test_attributions_are_complete_and_the_gap_says_how_nearly(name: str) -> Non
         f = Scaled(original(name), model, cut)
         change = f(inputs, labels, 1.0) - f(inputs, labels, 0.0)
         for steps, tolerance in ((2, np.inf), (16, 0.02)):
-            (found,) = attribute(model, [(cut, axis)], inputs, labels, per_class=True, steps=steps, tolerance=tolerance)
+            (found,) = attribute(
+                model, [(cut, axis)], inputs, labels, target="classes", steps=steps, tolerance=tolerance
+            )
             summed = by_sample(attributions(model, cut, inputs, labels, quadrature(found.steps)), model, cut)
             literal = np.max(np.abs(summed - change).sum(axis=1) / np.abs(change).sum(axis=1))
             np.testing.assert_allclose(found.gap, literal, rtol=1e-2, atol=1e-4)  # float32 against float64
@@ -243,7 +245,7 @@ def test_expected_attributions_are_captums_mean_over_the_images_of_a_class() -> 
     torch.set_num_threads(1)
     model, layers = network("alexnet"), torch_layers(torch)
     inputs, labels = samples(model.inputs, 15), labels_of(model, 15)
-    (found,) = attribute(model, [("flatten6", 1)], inputs, labels, per_class=True, steps=512, tolerance=1e-3)
+    (found,) = attribute(model, [("flatten6", 1)], inputs, labels, target="classes", steps=512, tolerance=1e-3)
 
     def chain(h: Any, part: Any) -> Any:
         for _, layer in part:
@@ -374,7 +376,7 @@ def test_the_law_of_total_expectation_holds() -> None:
     """E_ij = Σ_k E^k_ij P(y = k) (eq. 5), with classes of unequal size and one without a sample."""
     model = network("alexnet")
     inputs, labels = samples(model.inputs, 11), np.array([0, 0, 0, 1, 1, 1, 1, 1, 2, 3, 3])
-    (found,) = attribute(model, [("dropout9", 1)], inputs, labels, per_class=True)
+    (found,) = attribute(model, [("dropout9", 1)], inputs, labels, target="classes")
     share = found.counts / found.counts.sum()
     assert found.counts.tolist() == [3, 5, 1, 2, 0]
     np.testing.assert_allclose(np.einsum("kji,k->ji", found.conditional, share), found.expected, rtol=1e-12, atol=1e-15)
@@ -389,7 +391,7 @@ def test_a_dead_unit_has_rank_zero_and_is_counted() -> None:
     net.head(net.relu(y))
     model = net.model()
     inputs, labels = samples(model.inputs, 20), labels_of(model, 20)
-    (found,) = attribute(model, [("relu1", 1)], inputs, labels, per_class=True)
+    (found,) = attribute(model, [("relu1", 1)], inputs, labels, target="classes")
     assert np.flatnonzero(~found.is_live).tolist() == [2, 5]
     assert (
         not found.sums[:, :, [2, 5]].any() and not found.absolute[:, :, [2, 5]].any() and not found.rank[[2, 5]].any()
@@ -401,7 +403,7 @@ def test_merging_halves_equals_the_whole() -> None:
     model = network("residual")
     inputs, labels = samples(model.inputs, 14), labels_of(model, 14)
     cuts = cuts_of(model)
-    fixed: dict[str, Any] = {"per_class": True, "steps": 8, "tolerance": np.inf}
+    fixed: dict[str, Any] = {"target": "classes", "steps": 8, "tolerance": np.inf}
     whole = attribute(model, cuts, inputs, labels, **fixed)
     parts = [
         attribute(model, cuts, {k: v[s] for k, v in inputs.items()}, labels[s], **fixed)
@@ -453,9 +455,9 @@ def test_what_cannot_be_attributed_is_refused() -> None:
     with pytest.raises(UsageError, match=r"there is no value 'relu2' to cut at. Did you mean 'relu3'"):
         attribute(network("mlp"), [("relu2", 1)], samples({"x": (4,)}, 2), np.zeros(2, np.int64))
     decoder = network("decoder")
-    for asked, told in (("per_class", "only one output"), ("at_h_only", "has no slope at h")):
-        with pytest.raises(Unsupported, match=told):
-            attribute(decoder, [("relu1", 1)], samples(decoder.inputs, 2), np.zeros(2, np.int64), **{asked: True})
+    for asked, told in ({"target": "classes"}, "is not"), ({"at_h_only": True}, "has no slope at h"):
+        with pytest.raises((Unsupported, UsageError), match=told):
+            attribute(decoder, [("relu1", 1)], samples(decoder.inputs, 2), np.zeros(2, np.int64), **asked)
 
 
 def test_a_cut_behind_the_logits_is_refused() -> None:

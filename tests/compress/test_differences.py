@@ -23,7 +23,7 @@ def test_finite_differences_equal_the_gradient_graph(name: str) -> None:
     """
     model = network(name)
     inputs, labels = samples(model.inputs, 4), labels_of(model, 4)
-    settings = {"per_class": name != "decoder", "steps": 4, "tolerance": np.inf}
+    settings = {"target": None if name == "decoder" else "classes", "steps": 4, "tolerance": np.inf}
     for cut in cuts_of(model):
         graph, differences = (
             attribute(model, [cut], inputs, labels, **settings, differences=d)[0] for d in (False, True)
@@ -50,7 +50,7 @@ def test_they_stand_in_where_an_op_has_no_gradient_rule_and_are_complete(kind: s
     net = recurrent(kind)
     model = net.model()
     inputs, labels = samples(model.inputs, 3), labels_of(model, 3)
-    (found,) = attribute(model, [("tanh1", 2)], inputs, labels, per_class=True, steps=8)
+    (found,) = attribute(model, [("tanh1", 2)], inputs, labels, target="classes", steps=8)
     assert found.backend.startswith(f"finite differences: {kind} ") and "no gradient rule" in found.backend
     f = Scaled(net.proto(), model, "tanh1")
     change = (f(inputs, labels, 1.0) - f(inputs, labels, 0.0)).sum(axis=1)

@@ -45,7 +45,7 @@ def ranked(workers: Workers = ALONE, name: str = "residual", **more: Any) -> lis
         cuts_of(model)[:2],
         samples(model.inputs, N),
         labels_of(model, N),
-        per_class=True,
+        target="classes",
         steps=8,
         tolerance=np.inf,
         workers=workers,
@@ -210,7 +210,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_serial_result(tmp_path: Path) -
 # ---- memory --------------------------------------------------------------------------------------------------------
 def region_and_samples(model: Model) -> tuple[Any, Part]:
     cut, axis = cuts_of(model)[0]
-    return region_of(model, Recipe(cut, axis, True, False, 1)), Part(samples(model.inputs, N), labels_of(model, N))
+    return region_of(model, Recipe(cut, axis, "classes", False, 1)), Part(samples(model.inputs, N), labels_of(model, N))
 
 
 def test_little_memory_means_few_samples_a_run_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,8 @@ def test_little_memory_means_few_samples_a_run_and_says_so(monkeypatch: pytest.M
         monkeypatch.setattr(schedule, "LEAST_ROWS", 32)  # of 8 nodes: four samples
         found, note = fitting(region, part, attribution.quadrature(8), room, at_once)
         assert found == size
-        assert (f"{size} of 4 samples a run fit --max-memory" in note) == (size < 4)
+        assert (f"{size} of 4 samples a run fit --max-memory" in note) == (size < 4 and room != 120)
+        assert ("one sample a run takes 0 MiB, more than --max-memory" in note) == (room == 120)
 
 
 def test_parts_cover_every_sample_once() -> None:

@@ -23,6 +23,7 @@ from toolchain.cli.options import (
     SEED,
     SHAPE,
     STEPS,
+    TARGET,
     THREADS,
     parse_shapes,
     progress,
@@ -61,7 +62,7 @@ from toolchain.errors import GateFailed
 @STEPS
 @SAMPLES
 @MEMORY
-@click.option("--per-class", is_flag=True, help="Keep attributions to every class in ranks.npz.")
+@TARGET
 @click.option("--no-recover", is_flag=True, help="Leave the kept weights as they are.")
 @click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
 @click.option("--runs", default=100, show_default=True, help="Timed inferences for each model; 0 measures nothing.")

@@ -51,6 +51,12 @@ APPROXIMATE = click.option(
     help="Also cut widths that a LayerNorm takes its statistics over: not exact, and the deviation is reported.",
 )
 LAYERS = click.option("--layers", default="*", metavar="GLOB", help="Groups to rank; the others stay whole.")
+TARGET = click.option(
+    "--target",
+    type=click.Choice(["loss", "classes", "answer"]),
+    help="What units are ranked by: the loss (of class scores the default), every class and the loss, or how far the "
+    "network is from its own answer (the default of all other networks).",
+)
 STEPS = click.option(
     "--steps", default=16, show_default=True, help="Nodes of the quadrature; doubled until complete within 2 %."
 )

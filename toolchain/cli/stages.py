@@ -22,6 +22,7 @@ from toolchain.cli.options import (
     SEED,
     SHAPE,
     STEPS,
+    TARGET,
     THREADS,
     parse_cuts,
     parse_shapes,
@@ -39,7 +40,7 @@ from toolchain.errors import GateFailed, UsageError
 @STEPS
 @SAMPLES
 @MEMORY
-@click.option("--per-class", is_flag=True, help="Attributions to every class too, not to the loss alone.")
+@TARGET
 @click.option(
     "--cuts",
     multiple=True,
@@ -65,7 +66,7 @@ def rank(
     steps: int,
     samples: int,
     max_memory: int | None,
-    per_class: bool,
+    target: str | None,
     cuts: tuple[str, ...],
     executor: str,
     workers: int | None,
@@ -104,7 +105,7 @@ def rank(
             layers=layers,
             steps=steps,
             samples=samples,
-            per_class=per_class,
+            target=target,
             seed=seed,
             threads=threads,
             max_memory=max_memory,
@@ -134,11 +135,11 @@ def rank(
 @cli.command()
 @MODEL
 @click.option("--at", "cut", required=True, metavar="VALUE", help="The activation to attribute to.")
-@click.option("--per-class", is_flag=True, help="Attributions to every softmax output, then to the loss.")
+@TARGET
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("gradient.onnx"), show_default=True)
 @SHAPE
 @FORCE
-def gradient(model: Path, cut: str, per_class: bool, out: Path, shapes: tuple[str, ...], force: bool) -> None:
+def gradient(model: Path, cut: str, target: str | None, out: Path, shapes: tuple[str, ...], force: bool) -> None:
     """Write the attribution graph itself as ONNX: standard ops, to be run wherever onnxruntime runs."""
     from toolchain.compress.gradient import attribution_graph, described
     from toolchain.files import check_new
@@ -147,7 +148,7 @@ def gradient(model: Path, cut: str, per_class: bool, out: Path, shapes: tuple[st
 
     check_new(out, force)
     loaded = load(model, parse_shapes(shapes))
-    graph = attribution_graph(loaded, cut, per_class)
+    graph = attribution_graph(loaded, cut, target)
     save(loaded.with_ir(graph.ir), out, force)
     show(
         [{"": kind, "name": name, "shape": shape, "what": what} for kind, name, shape, what in described(graph)],

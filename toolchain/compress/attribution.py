@@ -72,7 +72,7 @@ def attribute(
     inputs: Mapping[str, NDArray[np.float32]],
     labels: NDArray[np.int64],
     *,
-    per_class: bool = False,
+    target: str | None = None,
     steps: int = 16,
     tolerance: float = 0.02,
     at_h_only: bool = False,
@@ -86,6 +86,7 @@ def attribute(
 
     inputs       {name: [n, *s]}
     labels       true classes [n]; not looked at where the network has none
+    target       "loss", "classes" (then the loss) or "answer"; by default the loss of class scores, else the answer
     steps        nodes to begin with; doubled while the completeness gap of a pilot exceeds `tolerance`
     at_h_only    the gradient at h times h instead of the integral: first-order Taylor (Molchanov et al. 2019)
     differences  finite differences even where the gradient graph can be had
@@ -100,7 +101,7 @@ def attribute(
             f"the graph runs at batch {model.batch} only, so it cannot be ranked by gradients: {model.held_by}",
             way_out="Use --criterion magnitude",
         )
-    if isinstance(objective_of(model), Deviation):
+    if isinstance(objective_of(model, target), Deviation):
         if at_h_only:
             raise Unsupported(
                 "the deviation from the network's own answer has no slope at h: a Taylor expansion says nothing",
@@ -112,9 +113,9 @@ def attribute(
         decided = () if workers.folder is None else (*pieces(model.ir), labels, *inputs, *inputs.values())
         found = []
         for number, (cut, axis) in enumerate(cuts):
-            recipe = Recipe(cut, axis, per_class, differences, threads, path, sha256)
+            recipe = Recipe(cut, axis, target, differences, threads, path, sha256)
             region = region_of(model, recipe)
-            key = key_of(*decided, cut, axis, per_class, differences, steps, tolerance, at_h_only) if decided else ""
+            key = key_of(*decided, cut, axis, target, differences, steps, tolerance, at_h_only) if decided else ""
             record = None if workers.folder is None else Record(workers.folder / f"cut{number}.npz", key)
             at_once = workers.count if workers.shares_memory else 1
             settings = Settings(steps, tolerance, at_h_only, max_memory or half_of_the_memory(), at_once)

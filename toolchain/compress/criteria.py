@@ -34,7 +34,7 @@ class Evidence:
     inputs: Mapping[str, NDArray[np.float32]]
     labels: NDArray[np.int64]
     steps: int = 16
-    per_class: bool = False
+    target: str | None = None
     layers: str = "*"
     seed: int = 0
     threads: int = 1
@@ -102,7 +102,7 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
     """Sum what `choose` reads off the attribution at every cut of a group."""
     cuts = list(dict.fromkeys(c for g in e.groups for c in g.cuts))
     found = attribute(
-        e.model, cuts, e.inputs, e.labels, per_class=e.per_class, steps=e.steps, at_h_only=at_h_only,
+        e.model, cuts, e.inputs, e.labels, target=e.target, steps=e.steps, at_h_only=at_h_only,
         threads=e.threads, max_memory=e.max_memory, workers=e.workers, progress=e.progress,
     )  # fmt: skip
     at = dict(zip(cuts, found, strict=True))
@@ -112,10 +112,10 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
         scores[g.name] = sum((onto_units(g, e.channels, c, a, choose(g, f)) for c, a, f in parts), np.zeros(len(g)))
         live = sum((onto_units(g, e.channels, c, a, f.is_live.astype(float)) for c, a, f in parts), np.zeros(len(g)))
         dead[g.name] = live == 0
-        if e.per_class:
+        if e.target == "classes":
             expected[g.name] = sum(onto_units(g, e.channels, c, a, f.conditional) for c, a, f in parts)  # type: ignore[assignment]
     facts = {
-        "target": "classes" if e.per_class else objective_of(e.model).loss,
+        "target": objective_of(e.model, e.target).target,
         "rule": "gradient at h" if at_h_only else "Gauss-Legendre, α = t²",
         "baseline": 0,
         "steps": max((f.steps for f in found), default=0),

@@ -46,7 +46,6 @@ def by_differences(
     at_h: Arrays,
     labels: NDArray[np.int64],
     nodes: tuple[NDArray[np.float32], NDArray[np.float32]],
-    per_class: bool,
 ) -> F64:
     """Attributions of each unit, [j, n, i].
 
@@ -72,7 +71,6 @@ def by_differences(
                 ],
                 found,
                 np.tile(labels, copies),
-                per_class,
             )
             by_sign = change.reshape(len(change), len(chosen), 2, n)
             slope = (by_sign[:, :, 1] - by_sign[:, :, 0]) / (2 * STEP)

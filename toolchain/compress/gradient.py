@@ -57,7 +57,7 @@ class GradientGraph:
     Inputs   h [N, *s], each context value, alpha [A] and weight [A] (nodes and weights of the quadrature on [0, 1]),
              labels [N] int64, or for each output its value at h
     Output   attribution [K, N, *s], or [K, N, units] where an axis was named: of softmax outputs 0…J−1 if
-             `per_class`, then of the loss
+             they are the target, then of the loss
     """
 
     ir: ir.Model
@@ -71,8 +71,8 @@ ROWS = "R"  # N·A, each sample at every node of the quadrature
 INPUT, ALPHA, WEIGHT, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "attribution"))
 
 
-def tail_of(model: Model, cut: str) -> Tail:
-    """Split the network at a value.
+def tail_of(model: Model, cut: str, target: str | None = None) -> Tail:
+    """Split the network at a value; see `objective_of` for the targets.
 
     Raises UsageError if there is no such value, Unsupported if it does not lead to the answer or its samples do not
     lie along one axis.
@@ -92,7 +92,7 @@ def tail_of(model: Model, cut: str) -> Tail:
         if any(v in behind for v in node.inputs):
             behind.update(node.outputs)
             nodes.append(node)
-    objective = objective_of(model).reached(behind)
+    objective = objective_of(model, target).reached(behind)
     if objective is None:
         raise Unsupported(f"'{cut}' does not lead to the output")
     wanted = ancestors(nodes, objective.values)
@@ -124,23 +124,23 @@ def tail_model(model: Model, tail: Tail) -> ir.Model:
 
 
 def attribution_graph(
-    model: Model, cut: str, per_class: bool = False, hoist: bool = True, axis: int | None = None
+    model: Model, cut: str, target: str | None = None, hoist: bool = True, axis: int | None = None
 ) -> GradientGraph:
     """Build the graph; Unsupported names the op that has no gradient rule.
 
-    per_class  also attribute to every softmax output, not to the loss alone
-    hoist      take the straight part out of the integral; False is the same sum, written plainly
+    target  what to attribute: see `objective_of`
+    hoist   take the straight part out of the integral; False is the same sum, written plainly
     axis       of the units: sum over every other but the batch's, so that only [K, rows, units] leaves the graph
     """
-    tail = tail_of(model, cut)
+    tail = tail_of(model, cut, target)
     rays = rays_of(tail) if hoist else {tail.cut: Ray.HOMOGENEOUS}
     straight = [n for n in tail.nodes if hoist and all(rays.get(o, Ray.CURVED) > Ray.CURVED for o in n.outputs)]
     curved = [n for n in tail.nodes if n not in set(straight)]
     reads = {v for n in curved for v in n.inputs} | {*tail.objective.values}
     fronts = [v for v, r in rays.items() if r > Ray.CURVED and v in reads]
-    seeds = tail.objective.count(per_class)
+    seeds = tail.objective.count
 
-    writer = Writer(model, tail.objective.riding(per_class))
+    writer = Writer(model, tail.objective.riding)
     g = writer.tape
     h = writer.input(INPUT, tail.cut)
     context = {v: writer.input(str(v.name), v) for v in tail.context}
@@ -162,7 +162,7 @@ def attribution_graph(
     rows |= {v: interpolated(g, once[v], origin.get(v) if rays[v] is Ray.AFFINE else None, alpha) for v in fronts}
     writer.copy(curved, rows, "ray/", ROWS)
 
-    ridden = tail.objective.cotangents(g, rows, [tiled(g, v, alpha) for v in held], per_class)
+    ridden = tail.objective.cotangents(g, rows, [tiled(g, v, alpha) for v in held])
     at_front = backward(g, curved, rows, ridden.cotangents, fronts)
     mix = None if ridden.mix is None else mixed_nodes(g, ridden.mix, weight, seeds)
     summed = {v: over_nodes(g, at_front[v], weight, mix, once[v]) for v in fronts if v in at_front}

@@ -17,13 +17,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.compress.rows import along_batch, is_by_sample, per_sample
-from toolchain.errors import Unsupported
+from toolchain.errors import Unsupported, UsageError
 from toolchain.model import BATCH, Model
 from toolchain.ops.table import dims
 from toolchain.ops.tape import PREFIX, Tape
 
 F64 = NDArray[np.float64]
 LABELS = PREFIX + "labels"
+TARGETS = ("loss", "classes", "answer")
+BOUNDED = ("Sigmoid", "HardSigmoid", "Tanh")  # of several labels at once, or of real values
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,22 @@ class Seeds:
     mix: ir.Value | None = None
 
 
-def objective_of(model: Model) -> Objective:
-    """Classes for one output [N, classes], else the deviation of every float output.
+def objective_of(model: Model, target: str | None = None) -> Objective:
+    """Classes for one output of class scores [N, classes], else the deviation of every float output.
 
-    Raises Unsupported where no output has float values, or none sample by sample.
+    target  "loss", "classes" (softmax outputs too) or "answer" (the deviation), where the choice is not left to us
+
+    Raises UsageError for a target that the network does not have, Unsupported where no output has float values, or none
+    sample by sample.
     """
+    if target not in (None, *TARGETS):
+        raise UsageError(f"unknown target '{target}'", way_out=f"Use one of {', '.join(TARGETS)}")
     outputs = model.graph.outputs
-    if len(outputs) == 1 and len(shape := dims_or_none(outputs[0])) == 2 and shape[0] == -1 and shape[1] > 1:
-        return Classes(logits_of(outputs[0]))
+    because = no_scores(outputs)
+    if not because and target != "answer":
+        return Classes(logits_of(outputs[0]), each=target == "classes")
+    if target in ("loss", "classes"):
+        raise UsageError(f"there is no target '{target}': {because}", way_out="Use --target answer")
     found = [v for v in outputs if v.dtype is not None and v.dtype.is_floating_point() and v.producer() is not None]
     found = [v for v in found if is_by_sample(v)]
     if not found:
@@ -55,6 +65,18 @@ def objective_of(model: Model) -> Objective:
             way_out="Use --criterion magnitude",
         )
     return Deviation(tuple(dict.fromkeys(found)))
+
+
+def no_scores(outputs: Sequence[ir.Value]) -> str:
+    """Why the outputs are no class scores; "" where they are."""
+    if len(outputs) != 1:
+        return f"the network has {len(outputs)} outputs"
+    shape, node = dims_or_none(outputs[0]), outputs[0].producer()
+    if len(shape) != 2 or shape[0] != -1 or shape[1] < 2:
+        return f"output '{outputs[0].name}' {outputs[0].shape} is not [N, classes]"
+    if node is not None and node.op_type in BOUNDED:
+        return f"output '{outputs[0].name}' comes from {node.op_type}, so it holds no class scores"
+    return ""
 
 
 def dims_or_none(value: ir.Value) -> tuple[int, ...]:
@@ -76,10 +98,10 @@ def logits_of(output: ir.Value) -> ir.Value:
 
 @dataclass(frozen=True)
 class Classes:
-    """Softmax outputs p_j where they are asked for, then the loss −log p_label, of logits [N, J]."""
+    """The loss −log p_label of logits [N, J], behind the softmax outputs p_j if `each` is asked for."""
 
     logits: ir.Value
-    loss: ClassVar[str] = "loss"
+    each: bool = False
     about: ClassVar[str] = "true class of each sample"
 
     @property
@@ -96,9 +118,15 @@ class Classes:
         """The part that a cut can change."""
         return self if self.logits in behind else None
 
-    def count(self, per_class: bool) -> int:
+    @property
+    def target(self) -> str:
+        """Its name."""
+        return "classes" if self.each else "loss"
+
+    @property
+    def count(self) -> int:
         """J + 1, or the loss alone."""
-        return self.classes + 1 if per_class else 1
+        return self.classes + 1 if self.each else 1
 
     def held(self) -> list[ir.Value]:
         """The labels."""
@@ -108,13 +136,12 @@ class Classes:
         """The labels."""
         return {LABELS: labels}
 
-    def riding(self, per_class: bool) -> int:
+    @property
+    def riding(self) -> int:
         """J − 1, or the loss alone."""
-        return self.classes - 1 if per_class else 1
+        return self.classes - 1 if self.each else 1
 
-    def cotangents(
-        self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value], per_class: bool
-    ) -> Seeds:
+    def cotangents(self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value]) -> Seeds:
         """p_j(e_j − p) for each class j, then p − y for the loss; of e_m − e_J for m < J where classes are asked for.
 
         v = Σ_m v_m (e_m − e_J) for every v whose elements sum to 0.
@@ -122,7 +149,7 @@ class Classes:
         p = g.op("Softmax", rows[self.logits], axis=-1)
         one_hot = g.op("OneHot", held[0], g.i64(self.classes), g.f32([0, 1]), axis=-1)
         loss = g.op("Sub", p, one_hot)
-        if not per_class:
+        if not self.each:
             return Seeds({self.logits: g.op("Unsqueeze", loss, g.i64([0]))})
         last = g.i64([self.classes - 1])
         each, of_loss = (
@@ -136,16 +163,10 @@ class Classes:
         difference = g.shared(unit - np.eye(self.classes)[-1])
         return Seeds({self.logits: difference}, g.op("Concat", of_classes, of_loss, axis=2))
 
-    def change(
-        self,
-        at_h: Sequence[NDArray[Any]],
-        at_zero: Sequence[NDArray[Any]],
-        labels: NDArray[np.int64],
-        per_class: bool,
-    ) -> F64:
+    def change(self, at_h: Sequence[NDArray[Any]], at_zero: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> F64:
         """In float64, whatever the network's softmax rounds to."""
         zero = np.broadcast_to(at_zero[0], at_h[0].shape)
-        return probabilities(at_h[0], labels, per_class) - probabilities(zero, labels, per_class)
+        return probabilities(at_h[0], labels, self.each) - probabilities(zero, labels, self.each)
 
 
 def probabilities(logits: NDArray[Any], labels: NDArray[np.int64], per_class: bool) -> F64:
@@ -163,19 +184,15 @@ class Deviation:
 
     values: tuple[ir.Value, ...]
     classes: ClassVar[int] = 1
-    loss: ClassVar[str] = "deviation"
+    target: ClassVar[str] = "answer"
+    count: ClassVar[int] = 1
+    riding: ClassVar[int] = 1
     about: ClassVar[str] = "the network's own answer"
 
     def reached(self, behind: Container[ir.Value]) -> Deviation | None:
         """The part that a cut can change."""
         found = tuple(v for v in self.values if v in behind)
         return Deviation(found) if found else None
-
-    def count(self, per_class: bool) -> int:
-        """One; raises Unsupported for classes."""
-        if per_class:
-            raise Unsupported("only one output [N, classes] has classes to rank by", way_out="Leave --per-class out")
-        return 1
 
     def held(self) -> list[ir.Value]:
         """The values at h."""
@@ -185,13 +202,7 @@ class Deviation:
         """The values at h."""
         return {reference(v): y for v, y in zip(self.values, at_h, strict=True)}
 
-    def riding(self, per_class: bool) -> int:
-        """One."""
-        return 1
-
-    def cotangents(
-        self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value], per_class: bool
-    ) -> Seeds:
+    def cotangents(self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value]) -> Seeds:
         """(y(αh) − y(h)) / elements."""
         found = {}
         for v, y in zip(self.values, held, strict=True):
@@ -199,13 +210,7 @@ class Deviation:
             found[v] = g.op("Unsqueeze", share, g.i64([0]))
         return Seeds(found)
 
-    def change(
-        self,
-        at_h: Sequence[NDArray[Any]],
-        at_zero: Sequence[NDArray[Any]],
-        labels: NDArray[np.int64],
-        per_class: bool,
-    ) -> F64:
+    def change(self, at_h: Sequence[NDArray[Any]], at_zero: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> F64:
         """It is 0 at h."""
         total: F64 = np.zeros(1)
         for v, y, zero in zip(self.values, at_h, at_zero, strict=True):

@@ -47,7 +47,7 @@ class Recipe:
 
     cut: str
     axis: int
-    per_class: bool
+    target: str | None
     differences: bool
     threads: int
     path: str = ""
@@ -107,12 +107,11 @@ def region_of(model: Model, recipe: Recipe) -> Region:
     why = ""
     try:
         if not recipe.differences:
-            graph = attribution_graph(model, recipe.cut, recipe.per_class, axis=recipe.axis)
+            graph = attribution_graph(model, recipe.cut, recipe.target, axis=recipe.axis)
     except NoGradient as missing:
         why = missing.what
-    split = tail_of(model, recipe.cut) if graph is None else graph.tail
+    split = tail_of(model, recipe.cut, recipe.target) if graph is None else graph.tail
     if graph is None:
-        split.objective.count(recipe.per_class)
         check_width(split, recipe.axis, why or "the gradient graph was not asked for")
     needed = [str(v.name) for v in (split.cut, *split.objective.values, *split.context)]
     tail = session(tail_model(model, split), recipe.threads, prepack=graph is None)
@@ -174,13 +173,11 @@ def chunk(region: Region, nodes: Nodes, part: Part) -> Attribution:
         (by_row,) = run(region.gradient, feed | along)  # [j, k·n, i]
         by_unit = by_row.reshape(len(by_row), n, k, -1).sum(axis=2, dtype=np.float64)
     else:
-        by_unit = by_differences(
-            split, axis, region.answers, h, feed, at_h, part.labels, nodes, region.recipe.per_class
-        )
+        by_unit = by_differences(split, axis, region.answers, h, feed, at_h, part.labels, nodes)
     at_zero = region.at_zero
     if at_zero is None:
         at_zero = region.answers(feed | {INPUT: np.zeros_like(h)})
-    change = objective.change(at_h, at_zero, part.labels, per_class=region.recipe.per_class)
+    change = objective.change(at_h, at_zero, part.labels)
     one_hot = np.zeros((objective.classes, n))
     one_hot[part.labels, np.arange(n)] = 1
     return Attribution(

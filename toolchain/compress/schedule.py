@@ -60,6 +60,9 @@ def fitting(region: Region, samples: Part, nodes: Nodes, max_memory: int, at_onc
     if size >= enough:
         return size, ""
     needed = before + at_once * (one - before + (enough - 1) * each)
+    if room < 0:
+        least = before + at_once * (one - before)
+        return 1, f"one sample a run takes {least / 2**20:,.0f} MiB, more than --max-memory"
     return size, f"{size} of {enough} samples a run fit --max-memory; {needed / 2**20:,.0f} MiB would be faster"
 
 
