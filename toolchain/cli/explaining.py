@@ -73,7 +73,7 @@ def explain(
     out: Path,
     steps: int,
     samples: int,
-    max_memory: int,
+    max_memory: int | None,
     pixels: str,
     shapes: tuple[str, ...],
     seed: int,
@@ -110,7 +110,7 @@ def explain(
             orders,
             seed,
             threads,
-            max_memory << 20,
+            max_memory,
             advance,
         )
         begun = time.perf_counter()

@@ -45,7 +45,7 @@ class Subject:
     orders: int = 5
     seed: int = 0
     threads: int = 1
-    max_memory: int = 1 << 30
+    max_memory: int | None = None
     progress: Progress = lambda stage, done, total: None
 
     @cached_property
@@ -61,7 +61,7 @@ class Subject:
     @property
     def trial(self) -> figures.Trial:
         """What curves are measured on."""
-        samples, memory = (*self.tests, self.data)[0], self.max_memory // 4
+        samples, memory = (*self.tests, self.data)[0], min((self.max_memory or 1 << 30) // 4, 1 << 28)
         return figures.Trial(self.model, self.channels, samples, self.threads, memory, progress=self.progress)
 
     @property

@@ -81,7 +81,7 @@ def layers_of(
     *,
     steps: int = 16,
     threads: int = 1,
-    max_memory: int = 1 << 30,
+    max_memory: int | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[Layer]:
     """The attributions of each group to every class and the loss; to the deviation alone where there are no classes.
@@ -92,9 +92,9 @@ def layers_of(
     Raises Unsupported where an op has no gradient rule, or the model cannot run at any batch.
     """
     cuts = list(dict.fromkeys(c for g in groups for c in g.cuts))
-    per_class = objective_of(model).classes > 1
+    target = "classes" if objective_of(model).classes > 1 else "answer"
     found = attribute(
-        model, cuts, inputs, labels, per_class=per_class, steps=steps, threads=threads, max_memory=max_memory,
+        model, cuts, inputs, labels, target=target, steps=steps, threads=threads, max_memory=max_memory,
         progress=progress,
     )  # fmt: skip
     at = dict(zip(cuts, found, strict=True))
