@@ -26,6 +26,7 @@ from toolchain.compress.objective import Objective, objective_of
 from toolchain.compress.rows import batch_axis, is_by_sample, per_sample, renamed
 from toolchain.errors import Unsupported
 from toolchain.model import BATCH, Model, parameter
+from toolchain.ops.matrices import with_matrices
 from toolchain.ops.table import Ray, dims, find, where
 from toolchain.ops.tape import PREFIX, Tape
 
@@ -265,7 +266,7 @@ class Writer:
         """The model; nodes that no output needs are left out."""
         for value, name, shape in outputs:
             value.name, value.shape, value.dtype = name, ir.Shape(list(shape)), ir.DataType.FLOAT
-        nodes = ancestors(self.tape.nodes, [v for v, _, _ in outputs])
+        nodes = with_matrices(self.tape, ancestors(self.tape.nodes, [v for v, _, _ in outputs]))
         used = {v for n in nodes for v in n.inputs}
         held = [v for v in (*self.parameters.values(), *self.tape.constants) if v in used]
         opset = self.model.ir.opset_imports.get("", 20)
