@@ -26,6 +26,7 @@ from toolchain.compress.objective import LABELS, objective_of
 from toolchain.compress.rows import along_batch, per_sample
 from toolchain.errors import Unsupported, UsageError
 from toolchain.model import Model
+from toolchain.ops import matrices
 from toolchain.session import run, session, with_outputs
 
 ROUNDING = 2e-5  # float32 gradients through ten layers, relative to the largest attribution
@@ -316,6 +317,19 @@ def test_hoisting_changes_no_attribution(name: str) -> None:
     for cut in cuts:
         plain, hoisted = (attributions(model, cut, inputs, labels, quadrature(3), hoist=h) for h in (False, True))
         np.testing.assert_allclose(hoisted, plain, rtol=0, atol=ROUNDING * max(np.abs(plain).max(), 1e-3))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "residual", "excitation"])
+def test_convolutions_of_few_places_may_be_matrix_products(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(name)
+    inputs, labels = samples(model.inputs, 3), labels_of(model, 3)
+    for cut, _ in cuts_of(model):
+        plain = attributions(model, cut, inputs, labels, quadrature(3))
+        with monkeypatch.context() as patch:
+            patch.setattr(matrices, "HEAVY", 0)
+            patch.setattr(matrices, "FEW", 1000)
+            product = attributions(model, cut, inputs, labels, quadrature(3))
+        np.testing.assert_allclose(product, plain, rtol=0, atol=ROUNDING * max(np.abs(plain).max(), 1e-3))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -22,6 +22,7 @@ from toolchain.errors import Unsupported
 from toolchain.inference import infer
 from toolchain.model import Model, apply
 from toolchain.ops import OPS
+from toolchain.ops.matrices import matrix_of
 from toolchain.ops.table import Ray, dims
 from toolchain.ops.units import Labels, Units
 from toolchain.session import session
@@ -206,6 +207,19 @@ def test_a_gradient_that_no_rule_knows_is_refused_by_name(case: Case) -> None:
     u = np.zeros((K, *(BATCH if d < 0 else d for d in y)))
     with pytest.raises(Unsupported, match=f"{case.op} 'node'"):
         gradients(case, concrete(case), u)
+
+
+# ---- matrices ------------------------------------------------------------------------------------------------------
+CONVOLUTIONS = [c for c in CASES if "Conv" in c.op and c.attributes.get("group", 1) == 1 and list(c.computed) == [0]]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_a_convolution_is_its_matrix(case: Case) -> None:
+    node, x, f = model_of(case).graph[0], concrete(case), Exact(case)
+    origin = f({"x0": np.zeros_like(x["x0"])})  # the bias
+    y = f(x)
+    product = x["x0"].reshape(BATCH, -1) @ matrix_of(node).astype(np.float64)
+    np.testing.assert_allclose(product.reshape(y.shape) + origin, y, rtol=0, atol=ROUNDING * np.abs(y).max())
 
 
 # ---- rays ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ sample and node: only these ride back through C, and they are mixed where the su
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +21,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.compress.integral import ROWS, by_unit, interpolated, mixed_nodes, over_nodes, tiled
 from toolchain.compress.objective import Objective, objective_of
-from toolchain.compress.rows import batch_axis, is_by_sample, per_sample
+from toolchain.compress.rows import batch_axis, is_by_sample, per_sample, renamed
 from toolchain.errors import Unsupported, UsageError, nearest
 from toolchain.model import BATCH, Model, parameter
+from toolchain.ops.matrices import with_matrices
 from toolchain.ops.table import Ray, dims, find, where
 from toolchain.ops.tape import PREFIX, Tape
 
@@ -67,7 +68,6 @@ class GradientGraph:
     row_bytes: int
 
 
-ROWS = "R"  # N·A, each sample at every node of the quadrature
 INPUT, ALPHA, WEIGHT, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "attribution"))
 
 
@@ -271,7 +271,7 @@ class Writer:
         """The model; nodes that no output needs are left out."""
         for value, name, shape in outputs:
             value.name, value.shape, value.dtype = name, ir.Shape(list(shape)), ir.DataType.FLOAT
-        nodes = ancestors(self.tape.nodes, [v for v, _, _ in outputs])
+        nodes = with_matrices(self.tape, ancestors(self.tape.nodes, [v for v, _, _ in outputs]))
         used = {v for n in nodes for v in n.inputs}
         held = [v for v in (*self.parameters.values(), *self.tape.constants) if v in used]
         opset = self.model.ir.opset_imports.get("", 20)
@@ -286,113 +286,7 @@ class Writer:
         return ir.Model(graph, ir_version=max(self.model.ir.ir_version, 10), producer_name="jettison")
 
 
-def renamed(shape: ir.Shape | None, batch: str) -> ir.Shape | None:
-    """The same shape with the batch called otherwise: k*N becomes k*batch."""
-    return (
-        None if shape is None else ir.Shape([d if isinstance(d, int) else str(d).replace(BATCH, batch) for d in shape])
-    )
-
-
-# ---- the integral --------------------------------------------------------------------------------------------------
-def interpolated(g: Tape, at_h: ir.Value, at_zero: ir.Value | None, alpha: ir.Value) -> ir.Value:
-    """v(0) + α (v(h) − v(0)) for every node: [.., k·N, ..] -> [.., N·A·k, ..]."""
-    h, rank = each_sample(g, at_h, at_h), len(dims(at_h)) + (per_sample(at_h) > 1)
-    steps = g.op("Unsqueeze", alpha, g.i64(list(range(1, rank))))
-    if at_zero is None:
-        ray = g.op("Mul", steps, g.op("Unsqueeze", h, g.i64([1])))
-    else:
-        zero = each_sample(g, at_zero, at_h)
-        way = g.op("Mul", steps, g.op("Unsqueeze", g.op("Sub", h, zero), g.i64([1])))
-        ray = g.op("Add", g.op("Unsqueeze", zero, g.i64([1])), way)
-    return as_rows(g, ray, at_h)
-
-
-def each_sample(g: Tape, value: ir.Value, like: ir.Value) -> ir.Value:
-    """[.., k·N, ..] -> [N, k, ..], or [N, ..] for k = 1: one sample's rows spread over those of others."""
-    k, axis = per_sample(like), batch_axis(like)
-    first = batch_first(g, value, like)
-    others = [d for a, d in enumerate(dims(like)) if a != axis]
-    return first if k == 1 else g.op("Reshape", first, g.i64([-1, k, *others]))
-
-
-def tiled(g: Tape, value: ir.Value, alpha: ir.Value) -> ir.Value:
-    """A context value once for every node: [.., k·N, ..] -> [.., N·A·k, ..]; one without a batch as it is."""
-    if batch_axis(value) is None:
-        return value
-    rank = len(dims(value)) + (per_sample(value) > 1)
-    target = g.op("Concat", g.i64([1]), g.op("Shape", alpha), g.i64([1] * (rank - 1)), axis=0)
-    once = g.op("Unsqueeze", each_sample(g, value, value), g.i64([1]))
-    return as_rows(g, g.op("Expand", once, target), value)
-
-
-def batch_first(g: Tape, value: ir.Value, like: ir.Value, ahead: int = 0) -> ir.Value:
-    """The batch axis of `like` in front, behind this many axes that the value has ahead of those of `like`."""
-    axis, rank = batch_axis(like) or 0, len(dims(like))
-    order = [axis, *(a for a in range(rank) if a != axis)]
-    return value if not axis else g.op("Transpose", value, perm=[*range(ahead), *(ahead + a for a in order)])
-
-
-def batch_back(g: Tape, value: ir.Value, like: ir.Value, ahead: int = 0) -> ir.Value:
-    """Undoes `batch_first`."""
-    axis, rank = batch_axis(like) or 0, len(dims(like))
-    order = [*range(1, axis + 1), 0, *range(axis + 1, rank)]
-    return value if not axis else g.op("Transpose", value, perm=[*range(ahead), *(ahead + a for a in order)])
-
-
-def as_rows(g: Tape, stacked: ir.Value, like: ir.Value) -> ir.Value:
-    """[N, A, k, ..] -> [.., N·A·k, ..]."""
-    axis = batch_axis(like)
-    others = [d for a, d in enumerate(dims(like)) if a != axis]
-    out = batch_back(g, g.op("Reshape", stacked, g.i64([-1, *others])), like)
-    out.shape, out.dtype = renamed(like.shape, ROWS), like.dtype or ir.DataType.FLOAT
-    return out
-
-
-def mixed_nodes(g: Tape, mix: ir.Value, weight: ir.Value, seeds: int) -> ir.Value:
-    """The share of each cotangent in each seed, times w_α: [B, N·A, K] -> [B, N, K, A]."""
-    split = g.op("Concat", g.i64([g.seeds, -1]), g.op("Shape", weight), g.i64([seeds]), axis=0)
-    return g.op("Mul", g.op("Transpose", g.op("Reshape", mix, split), perm=[0, 1, 3, 2]), weight)
-
-
-def over_nodes(g: Tape, cotangent: ir.Value, weight: ir.Value, mix: ir.Value | None, like: ir.Value) -> ir.Value:
-    """Σ_α w_α of each seed, [K, .., k·N, ..], of the cotangents [B, .., N·A·k, ..] that it mixes.
-
-    What all rows share is taken out of the sum: Σ_α s(α) c x(α) = c Σ_α s(α) x(α).
-    """
-    steady, moving = g.scales.get(cotangent, (cotangent, None) if cotangent in g.steady else (None, cotangent))
-    axis = batch_axis(like)
-    others = [d for a, d in enumerate(dims(like)) if a != axis]
-    if mix is None:
-        total = g.op("MatMul", g.op("Unsqueeze", weight, g.i64([0])), each_node(g, cotangent, weight, like, 1))
-    else:
-        total = g.op("ReduceSum", mix, g.i64([-1]))
-        if moving is not None:
-            total = g.op("MatMul", mix, each_node(g, moving, weight, like, ahead=int(steady is None)))
-        if steady is not None:
-            once = g.op("Reshape", batch_first(g, steady, like, ahead=1), g.i64([g.seeds, 1, 1, -1]))
-            total = g.op("Mul", total, once)
-        total = g.op("Transpose", g.op("ReduceSum", total, g.i64([0]), keepdims=0), perm=[1, 0, 2])
-    return batch_back(g, g.op("Reshape", total, g.i64([0, -1, *others])), like, ahead=1)
-
-
-def each_node(g: Tape, value: ir.Value, weight: ir.Value, like: ir.Value, ahead: int) -> ir.Value:
-    """[.., N·A·k, ..] -> [N, A, elements of a sample], behind the axis of the cotangents if it is ahead."""
-    first = batch_first(g, value, like, ahead)
-    size = abs(math.prod(dims(like)))
-    split = g.op("Concat", g.i64([*[g.seeds] * ahead, -1]), g.op("Shape", weight), g.i64([size]), axis=0)
-    return g.op("Reshape", first, split)
-
-
-def by_unit(g: Tape, a: ir.Value, like: ir.Value, axis: int | None) -> tuple[ir.Value, list[Any]]:
-    """Σ over all axes of [K, *like] but the batch and this one, [K, rows, units], and its shape behind K."""
-    shape, batch = list(like.shape or ()), batch_axis(like) or 0
-    if axis is None:
-        return a, shape
-    others = [1 + d for d in range(len(shape)) if d not in (batch, axis)]
-    total = g.op("ReduceSum", a, g.i64(others), keepdims=0) if others else a
-    return (g.op("Transpose", total, perm=[0, 2, 1]) if axis < batch else total), [shape[batch], shape[axis]]
-
-
+# ---- reverse mode ----------------------------------------------------------------------------------------------------
 def backward(
     g: Tape,
     nodes: Sequence[ir.Node],

@@ -6,6 +6,7 @@ import math
 
 import onnx_ir as ir
 
+from toolchain.model import BATCH
 from toolchain.ops.table import dims
 
 
@@ -46,3 +47,10 @@ def is_by_sample(value: ir.Value) -> bool:
         if len(moving) > 1:
             return all(map(is_by_sample, moving))
         value = moving[0]
+
+
+def renamed(shape: ir.Shape | None, batch: str) -> ir.Shape | None:
+    """The same shape with the batch called otherwise: k*N becomes k*batch."""
+    return (
+        None if shape is None else ir.Shape([d if isinstance(d, int) else str(d).replace(BATCH, batch) for d in shape])
+    )

@@ -73,6 +73,8 @@ def conv_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     else:
         window_attributes = {"strides": v.strides, "pads": v.pads, "dilations": v.dilations, "group": groups}
         dx = g.op("ConvTranspose", rows, w, output_padding=skipped(x, y, v), **window_attributes)
+    for folded, like in ((rows, y), (dx, x)):  # rows of K cotangents
+        folded.shape, folded.dtype = ir.Shape([None, *dims(like)[1:]]), ir.DataType.FLOAT
     return [g.shaped(dx, x), *[None] * (len(n.inputs) - 1)]
 
 
