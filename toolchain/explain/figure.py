@@ -1,0 +1,164 @@
+"""Figures as values: what is shown, in numbers. `plots` draws them, `writing` puts both into files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Scalar = str | int | float | bool | None
+Row = dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Numbers of one name.
+
+    y          [n]
+    x          [n], or None where the chart has categories
+    low, high  the ends of a spread, [n] each, or None
+    """
+
+    name: str
+    y: NDArray[Any]
+    x: NDArray[Any] | None = None
+    low: NDArray[Any] | None = None
+    high: NDArray[Any] | None = None
+
+    def points(self) -> Iterator[Row]:
+        """One row for each number."""
+        for i in range(len(self.y)):
+            ends = {"low": self.low, "high": self.high}
+            found: Row = {} if self.x is None else {"x": self.x[i].item()}
+            yield found | {"y": self.y[i].item()} | {k: v[i].item() for k, v in ends.items() if v is not None}
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar of every series at every category; `category` and `quantity` are the names of the axes."""
+
+    categories: tuple[str, ...]
+    series: tuple[Series, ...]
+    category: str
+    quantity: str
+
+    def rows(self) -> list[Row]:
+        """One for each bar."""
+        return [
+            {"series": s.name, "category": c} | point
+            for s in self.series
+            for c, point in zip(self.categories, s.points(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A line through the points of every series; x and y are the names of the axes.
+
+    is_share  y runs from 0 to 100 %
+    level     a line across, with its name
+    """
+
+    series: tuple[Series, ...]
+    x: str
+    y: str
+    is_share: bool = False
+    level: tuple[str, float] | None = None
+
+    def rows(self) -> list[Row]:
+        """One for each point."""
+        return [{"series": s.name} | point for s in self.series for point in s.points()]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values lie between edges [bins + 1]; the last bin has both of its ends."""
+
+    edges: F64
+    counts: NDArray[np.int64]
+    quantity: str
+    counted: str
+
+    def rows(self) -> list[Row]:
+        """One for each bin."""
+        edges = self.edges.tolist()
+        return [
+            {"from": a, "to": b, "count": n}
+            for a, b, n in zip(edges[:-1], edges[1:], self.counts.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images [h, w, 3] or [h, w] in 0..1, each with its title and its number in the data."""
+
+    images: tuple[NDArray[np.float32], ...]
+    titles: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+    def rows(self) -> list[Row]:
+        """One for each image."""
+        return [{"title": t, "sample": n} for t, n in zip(self.titles, self.numbers, strict=True)]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Layers in the order of the graph."""
+
+    layers: tuple[Row, ...]
+
+    def rows(self) -> list[Row]:
+        """One for each layer."""
+        return list(self.layers)
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Charts under each other, each with its title."""
+
+    charts: tuple[Bars | Lines | Histogram, ...]
+    titles: tuple[str, ...]
+
+    def rows(self) -> list[Row]:
+        """Those of each chart."""
+        return [{"panel": t} | r for t, c in zip(self.titles, self.charts, strict=True) for r in c.rows()]
+
+
+Chart = Bars | Lines | Histogram | Gallery | Boxes | Panels
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure or table.
+
+    name     what it shows, as --figures names it
+    about    the layer (and class) that it is of, or ""
+    title    for the page
+    source   the figure or table of the paper
+    caption  one line: what to see, and of how many
+    table    rows in place of the chart's own, for what the paper shows as a table
+    facts    numbers that belong to no row: samples, gap, stride
+    """
+
+    name: str
+    title: str
+    source: str
+    caption: str
+    chart: Chart
+    about: str = ""
+    table: tuple[Row, ...] = ()
+    facts: tuple[tuple[str, Scalar], ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The numbers."""
+        return list(self.table) or self.chart.rows()
+
+    def with_series(self, more: Sequence[Series]) -> Figure:
+        """This figure of lines with further ones, such as accuracies after retraining."""
+        assert isinstance(self.chart, Lines)
+        return replace(self, chart=replace(self.chart, series=(*self.chart.series, *more)))

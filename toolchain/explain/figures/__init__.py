@@ -1,0 +1,23 @@
+"""Each figure and table of Lundstrom et al. 2022 as a function that returns its values; nothing here draws."""
+
+from toolchain.explain.figures.curves import Trial, class_curves, joint_curves, layer_curves, prune_curve
+from toolchain.explain.figures.network import architecture, class_counts, parameters, sample_images, splits
+from toolchain.explain.figures.units import conditional, overlap, rank_histogram, sorted_units, unit
+
+__all__ = [
+    "Trial",
+    "architecture",
+    "class_counts",
+    "class_curves",
+    "conditional",
+    "joint_curves",
+    "layer_curves",
+    "overlap",
+    "parameters",
+    "prune_curve",
+    "rank_histogram",
+    "sample_images",
+    "sorted_units",
+    "splits",
+    "unit",
+]

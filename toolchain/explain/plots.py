@@ -1,0 +1,229 @@
+"""Figures as SVG and PNG, for print and for colour-blind readers: the same figure gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolchain.errors import printable
+from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Histogram, Lines, Panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")  # Okabe & Ito 2008
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 2)), (0, (3, 3)))
+GREY = "#666666"
+WIDTH = 6.5  # inches, a column of a printed page
+HEIGHT = 3.6
+STYLE: dict[str, Any] = {
+    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8,
+    "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": False, "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.linewidth": 0.8, "lines.linewidth": 1.5,
+    "legend.frameon": False, "figure.constrained_layout.use": True, "text.parse_math": False, "savefig.dpi": 160,
+    "svg.hashsalt": "jettison", "axes.unicode_minus": True,
+}  # fmt: skip
+FORMATS: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+MANY = 8  # categories above which their names are turned
+BOXES_IN_A_ROW = 5
+MOST_BOXES = 60
+
+
+def drawn(figure: Figure) -> dict[str, bytes]:
+    """{"svg": …, "png": …} of a figure."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a reader's own style would change the bytes
+        mpl.rcParams.update(STYLE)  # type: ignore[call-overload]  (its keys are a list of literals)
+        canvas = Canvas(figsize=(WIDTH, HEIGHT))
+        FigureCanvasAgg(canvas)
+        PAINTERS[type(figure.chart)](canvas, figure.chart)
+        found = {}
+        for form, metadata in FORMATS.items():
+            out = io.BytesIO()
+            canvas.savefig(out, format=form, metadata=metadata)
+            found[form] = out.getvalue()
+    return found
+
+
+def safe(text: str, width: int = 0) -> str:
+    """Text that draws nothing but itself, folded to a width in letters."""
+    return "\n".join(textwrap.wrap(printable(text), width)) if width else printable(text)
+
+
+# ---- charts on one pair of axes --------------------------------------------------------------------------------------
+def bars(axes: Axes, chart: Bars) -> None:
+    """Upright bars, those of one category side by side; lying ones where names are long and there is one series."""
+    single = len(chart.series) == 1
+    if single and max(map(len, chart.categories), default=0) * len(chart.categories) > 60:
+        lying(axes, chart)
+        return
+    places = np.arange(len(chart.categories))
+    width = 0.8 / max(len(chart.series), 1)
+    for i, series in enumerate(chart.series):
+        at = places - 0.4 + width * (i + 0.5)
+        made = axes.bar(at, series.y, 0.92 * width, color=COLOURS[i % len(COLOURS)], label=safe(series.name))
+        if single:
+            axes.bar_label(made, [number(v) for v in series.y], padding=2, fontsize=8, color=GREY)
+    few = len(chart.categories) <= MANY
+    room = max(8, 64 // max(len(chart.categories), 1))
+    names = [safe(c, room if few else 0) for c in chart.categories]
+    axes.set_xticks(places, names, rotation=0 if few else 60, ha="center" if few else "right", rotation_mode="anchor")
+    axes.tick_params(axis="x", length=0)
+    axes.set(xlabel=chart.category, ylabel=chart.quantity)
+    finish(axes, chart, "y")
+    if not single:
+        legend(axes, len(chart.series))
+
+
+def lying(axes: Axes, chart: Bars) -> None:
+    """Bars of one series from left to right, the first on top."""
+    (series,) = chart.series
+    places = np.arange(len(chart.categories))
+    made = axes.barh(places, series.y, 0.7, color=COLOURS[0])
+    axes.bar_label(made, [number(v) for v in series.y], padding=3, fontsize=8, color=GREY)
+    axes.set_yticks(places, [safe(c, 32) for c in chart.categories])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlabel=chart.quantity)
+    axes.margins(x=0.12)
+    finish(axes, chart, "x")
+
+
+def lines(axes: Axes, chart: Lines) -> None:
+    """Lines told apart by colour and dash; a band where there is a spread; a legend where there are several."""
+    for i, series in enumerate(chart.series):
+        colour = COLOURS[i % len(COLOURS)]
+        assert series.x is not None
+        axes.plot(series.x, series.y, color=colour, linestyle=DASHES[i % len(DASHES)], label=safe(series.name))
+        if series.low is not None and series.high is not None:
+            axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel=safe(chart.x), ylabel=safe(chart.y))
+    axes.margins(x=0.01)
+    if chart.is_share:
+        axes.set_ylim(0, 103)
+        axes.set_yticks(range(0, 101, 20))
+    if all(float(v).is_integer() and v >= 1000 for s in chart.series if s.x is not None for v in s.x[-1:]):
+        axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
+    finish(axes, chart, "y")
+    if len(chart.series) > 1:
+        legend(axes, len(chart.series))
+
+
+def histogram(axes: Axes, chart: Histogram) -> None:
+    """Touching bars, and a rule at 0."""
+    axes.stairs(chart.counts, chart.edges, fill=True, color=COLOURS[0])
+    if chart.edges[0] < 0 < chart.edges[-1]:
+        axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set(xlabel=safe(chart.quantity), ylabel=safe(chart.counted))
+    if chart.counts.max(initial=0) > 50 * max(np.median(chart.counts), 1):
+        axes.set_yscale("symlog", linthresh=10)  # a few useful units would not be seen beside thousands near 0
+        axes.set_ylabel(f"{chart.counted} (logarithmic above 10)")
+    finish(axes, chart, "y")
+
+
+def finish(axes: Axes, chart: Chart, along: str) -> None:
+    """A quiet grid across the bars or lines, and a rule at 0 where values have both signs."""
+    axes.grid(axis=along)  # type: ignore[arg-type]
+    low, high = axes.get_ylim() if along == "y" else axes.get_xlim()
+    if low < 0 < high and not isinstance(chart, Histogram):
+        (axes.axhline if along == "y" else axes.axvline)(0, color="black", linewidth=0.8)
+
+
+def legend(axes: Axes, entries: int) -> None:
+    """Above the axes, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(entries, 3), borderaxespad=0.2, columnspacing=1.2)
+
+
+def number(value: float) -> str:
+    """A number on a bar."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+ON_AXES: dict[type, Callable[[Axes, Any], None]] = {Bars: bars, Lines: lines, Histogram: histogram}
+
+
+# ---- whole canvases --------------------------------------------------------------------------------------------------
+def one(canvas: Canvas, chart: Bars | Lines | Histogram) -> None:
+    """One chart fills the canvas; lying bars take a height of their own."""
+    if isinstance(chart, Bars) and len(chart.series) == 1:
+        canvas.set_figheight(max(2.0, min(HEIGHT, 0.9 + 0.45 * len(chart.categories))))
+    ON_AXES[type(chart)](canvas.subplots(), chart)
+
+
+def panels(canvas: Canvas, chart: Panels) -> None:
+    """Charts under each other; one legend on top serves all."""
+    canvas.set_figheight(0.8 * HEIGHT * len(chart.charts))
+    grid = canvas.subplots(len(chart.charts), 1, squeeze=False)[:, 0]
+    for i, (axes, part, title) in enumerate(zip(grid, chart.charts, chart.titles, strict=True)):
+        ON_AXES[type(part)](axes, part)
+        axes.set_title(safe(title), loc="left", fontweight="bold")
+        shown = axes.get_legend()
+        if shown is not None:
+            handles, labels = axes.get_legend_handles_labels()
+            shown.remove()
+            if i == 0:
+                canvas.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4), columnspacing=1.2)
+
+
+def gallery(canvas: Canvas, chart: Gallery) -> None:
+    """Images side by side, their titles above."""
+    columns = min(5, max(len(chart.images), 1))
+    rows = math.ceil(len(chart.images) / columns)
+    canvas.set_size_inches(WIDTH, (WIDTH / columns + 0.45) * max(rows, 1))
+    for i, axes in enumerate(canvas.subplots(max(rows, 1), columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if i < len(chart.images):
+            axes.imshow(chart.images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_title(safe(chart.titles[i], 70 // columns))
+
+
+def boxes(canvas: Canvas, chart: Boxes) -> None:
+    """Boxes from left to right and on in the next row, an arrow between neighbours; the middle of many is left out."""
+    half = MOST_BOXES // 2
+    layers: list[Any] = list(chart.layers)
+    if len(layers) > MOST_BOXES:
+        layers = [*layers[:half], len(layers) - 2 * half, *layers[-half:]]
+    columns = min(BOXES_IN_A_ROW, max(len(layers), 1))
+    rows = max(1, math.ceil(len(layers) / columns))
+    canvas.set_size_inches(WIDTH, 0.95 * rows + 0.1)
+    axes = canvas.subplots()
+    axes.set(xlim=(-0.02, columns - 0.13), ylim=(-rows + 0.9, 1.0))
+    axes.set_axis_off()
+    for i, layer in enumerate(layers):
+        x, y = i % columns, -(i // columns)
+        words = f"… {layer} more layers …" if isinstance(layer, int) else boxed(layer)
+        patch = {"boxstyle": "round,pad=0", "facecolor": "#eef4f9", "edgecolor": COLOURS[0], "linewidth": 0.8}
+        axes.add_patch(fancy((x, y + 0.1), 0.8, 0.75, patch))
+        axes.text(x + 0.4, y + 0.475, words, ha="center", va="center", fontsize=6.5, linespacing=1.3)
+        if i + 1 < len(layers) and x + 1 < columns:
+            arrow = {"arrowstyle": "-|>", "color": GREY, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (x + 1, y + 0.475), (x + 0.8, y + 0.475), arrowprops=arrow)
+
+
+def fancy(corner: tuple[float, float], width: float, height: float, style: dict[str, Any]) -> Any:
+    """A box with these corners."""
+    from matplotlib.patches import FancyBboxPatch
+
+    return FancyBboxPatch(corner, width, height, **style)
+
+
+def boxed(layer: dict[str, Any]) -> str:
+    """What stands in a box: name, op, what it makes, its parameters."""
+    name = safe(str(layer["layer"]))
+    short = name if len(name) <= 18 else f"…{name[-17:]}"
+    return "\n".join([short, safe(str(layer["op"])), str(layer["output"]) or "scalar", f"{layer['params']:,} params"])
+
+
+PAINTERS: dict[type, Callable[[Canvas, Any], None]] = {
+    Bars: one, Lines: one, Histogram: one, Panels: panels, Gallery: gallery, Boxes: boxes,
+}  # fmt: skip

@@ -1,0 +1,147 @@
+"""Files of figures: SVG, PNG, CSV and JSON of each, and a page that shows them; the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolchain import __version__
+from toolchain.data import Samples
+from toolchain.errors import printable
+from toolchain.explain.figure import Figure, Row
+from toolchain.explain.plots import drawn
+from toolchain.files import check_new, write_atomic, write_text
+from toolchain.model import Model
+from toolchain.tables import inert, shown
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+SCHEMA = "jettison.explain/1"
+SUFFIXES = ("svg", "png", "csv", "json")
+PAGES = ("index.html", "figures.json")
+LONGEST = 60  # letters of a layer's name in a file's
+
+
+def stem(name: str, about: str = "") -> str:
+    """The name of a figure's files: names inside model files are never a path."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", about).strip("-.")
+    mark = "" if plain == about and len(plain) <= LONGEST else f"-{hashlib.sha256(about.encode()).hexdigest()[:6]}"
+    return f"{name}-{plain[:LONGEST]}{mark}" if about else name
+
+
+def paths(folder: Path, stems: Sequence[str]) -> list[Path]:
+    """Every file that figures of these stems and their page are written to."""
+    return [folder / f"{s}.{suffix}" for s in stems for suffix in SUFFIXES] + [folder / p for p in PAGES]
+
+
+def check_folder(folder: Path, stems: Sequence[str], force: bool) -> None:
+    """Make the folder; raises UsageError where a file exists and may not be replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths(folder, stems):
+        check_new(path, force)
+
+
+def origin(model: Model, sets: Sequence[Samples], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What figures were made of and with: tool, hashes, settings."""
+    return {
+        "tool": {"name": "jettison", "version": __version__},
+        "model": {"sha256": model.sha256},
+        "data": [{"name": s.name, "samples": len(s), "sha256": sha256_of(s)} for s in sets],
+        "settings": dict(settings),
+    }
+
+
+def sha256_of(samples: Samples) -> str:
+    """Of the arrays, as the model sees them."""
+    found = hashlib.sha256()
+    for name, array in sorted(samples.inputs.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    found.update(b"" if samples.labels is None else samples.labels.tobytes())
+    return found.hexdigest()
+
+
+def write_figure(figure: Figure, folder: Path, made_of: Mapping[str, Any], force: bool = False) -> list[Path]:
+    """Write SVG, PNG, CSV and JSON of one figure; raises UsageError where one exists and `force` is not set."""
+    body = {"schema": SCHEMA} | dict(made_of) | described(figure) | {"rows": figure.rows}
+    contents = drawn(figure) | {"csv": as_csv(figure.rows).encode(), "json": as_json(body).encode()}
+    written = [folder / f"{stem(figure.name, figure.about)}.{suffix}" for suffix in SUFFIXES]
+    for path in written:
+        check_new(path, force)
+    for path, suffix in zip(written, SUFFIXES, strict=True):
+        write_atomic(path, lambda file, content=contents[suffix]: file.write(content))
+    return written
+
+
+def write_pages(
+    figures: Sequence[Figure],
+    left_out: Mapping[str, str],
+    folder: Path,
+    made_of: Mapping[str, Any],
+    title: str,
+    force: bool = False,
+) -> list[Path]:
+    """Write index.html and figures.json.
+
+    left_out  {figure: why it cannot be made}
+    """
+    written = [folder / p for p in PAGES]
+    for path in written:
+        check_new(path, force)
+    listed = [described(f) | {"files": [f"{stem(f.name, f.about)}.{s}" for s in SUFFIXES]} for f in figures]
+    body = {"schema": SCHEMA} | dict(made_of) | {"figures": listed, "left_out": dict(left_out)}
+    cells = [[{k: shown(v) for k, v in row.items()} for row in f.table] for f in figures]
+    page = template().render(body | {"title": title, "pairs": list(zip(listed, cells, strict=True))})
+    write_text(written[0], page)
+    write_text(written[1], as_json(body))
+    return written
+
+
+def described(figure: Figure) -> dict[str, Any]:
+    """A figure without its numbers."""
+    return {
+        "figure": figure.name,
+        "stem": stem(figure.name, figure.about),
+        "about": figure.about,
+        "title": figure.title,
+        "source": figure.source,
+        "caption": figure.caption,
+        "facts": dict(figure.facts),
+    }
+
+
+def as_json(body: Mapping[str, Any]) -> str:
+    """With an end of line, so that it is a text file."""
+    return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Numbers in full, text that no spreadsheet takes for a formula."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(rows[0] if rows else [])
+    writer.writerows([inert(printable(v)) if isinstance(v, str) else v for v in r.values()] for r in rows)
+    return out.getvalue()
+
+
+@cache
+def template() -> Template:
+    """The page."""
+    from jinja2 import Environment, StrictUndefined
+
+    finalize = lambda value: printable(value) if type(value) is str else value
+    env = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
+    )
+    return env.from_string(files("toolchain.explain").joinpath("index.html.j2").read_text("utf-8"))
