@@ -5,6 +5,8 @@ training with the masks held in place is training the pruned network; that is wh
 400th of the parameters. Convolutions stay as they are: their answers to augmented images are computed once and every
 epoch draws one of `--versions` of each image. Beside it stands recovery without labels (toolchain.compress.recover).
 
+The unmasked network is retrained in the same way (0 %), so that what retraining adds is not laid to masking.
+
 Validation chooses: the recipe, by its mean over CHOICE_LEVELS, and the epoch of each run. The test split chooses
 nothing. Runs draw from (seed, level, epoch) alone: one that was stopped and resumed equals one that was not.
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,10 @@ class Way:
     def label(self) -> str:
         """Rate and dropout."""
         return f"rate{self.rate:g}-dropout{self.dropout:g}"
+
+
+EPOCHS, VERSIONS, SEEDS = 20, 6, (0, 1, 2)
+WAYS = tuple(Way(rate, dropout, EPOCHS) for rate in (1e-4, 1e-3) for dropout in (0.0, 0.5))
 
 
 # ---- the pruned network in torch -----------------------------------------------------------------------------------
@@ -256,14 +263,21 @@ def spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return rows
 
 
-def series(trained: Path, work: Path, ways: tuple[Way, ...], seeds: list[int], versions: int, threads: int) -> dict:
+def series(
+    trained: Path,
+    work: Path,
+    ways: tuple[Way, ...] = WAYS,
+    seeds: Sequence[int] = SEEDS,
+    versions: int = VERSIONS,
+    threads: int = 1,
+) -> dict[str, Any]:
     """Everything: {base, ways, way, levels: [{masked %, kept, masked, recovered, retrained, runs}]}."""
     work = work_of(trained, work)
     head = read_head(trained, work, threads)
     with np.load(trained / "calibration.npz") as file:
         augmented = bank(head, file["x"], versions, work / "bank")
     bench = Bench(head, augmented, work, threads)
-    untrained = [bench.untrained(level) for level in LEVELS]
+    untrained = [bench.untrained(level) for level in (0, *LEVELS)]
     way, tried = chosen(bench, ways)
     rows = []
     for row in untrained:
@@ -278,7 +292,7 @@ def series(trained: Path, work: Path, ways: tuple[Way, ...], seeds: list[int], v
         "ways": tried,
         "way": asdict(way),
         "versions": versions,
-        "seeds": seeds,
+        "seeds": list(seeds),
         "levels": rows,
     }
 
@@ -289,16 +303,12 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, required=True, help="folder of train_msl5's results")
     parser.add_argument("--work", type=Path, required=True, help="folder of activations and checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder of masked_retraining.json")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 1e-3])
-    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.0, 0.5])
-    parser.add_argument("--versions", type=int, default=6, help="augmentations of each image, the first as it is")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--versions", type=int, default=VERSIONS, help="augmentations of an image, the first as it is")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    ways = tuple(Way(rate, dropout, asked.epochs) for rate in asked.rates for dropout in asked.dropouts)
-    found = series(asked.trained, asked.work, ways, asked.seeds, asked.versions, asked.threads)
+    found = series(asked.trained, asked.work, WAYS, asked.seeds, asked.versions, asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
     write_text(asked.out / "masked_retraining.json", json.dumps(found, indent=1) + "\n")
 
