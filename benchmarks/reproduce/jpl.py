@@ -135,6 +135,10 @@ def accuracy_rows(retrained: Mapping[str, Any]) -> list[dict[str, Any]]:
         printed = masked_retraining.PAPER.get(r["masked %"], (None, None))
         for way, paper in (("masked", printed[0]), ("retrained", printed[1]), ("recovered", None)):
             rows.append({"masked %": r["masked %"], "network": way, "paper %": percent(paper), **shares(r[way])})
+    for r in retrained["random"]:
+        for way in ("masked", "retrained", "recovered"):
+            told = f"{way}, random order"
+            rows.append({"masked %": r["masked %"], "network": told, "paper %": None, **shares(r[way])})
     return rows
 
 

@@ -1,14 +1,12 @@
-"""Masked retraining (Lundstrom et al. 2022, Fig. 13): accuracy at 50…95 % masking, as it is, recovered and retrained.
+"""Accuracy at 50…95 % masking, as it is, recovered and retrained (Lundstrom et al. 2022, Fig. 13).
 
-The three dense layers are masked together, lowest rank first. A masked unit gives zero and gets no gradient, so that
-training with the masks held in place is training the pruned network; that is what is trained here, which at 95 % has a
-400th of the parameters. Convolutions stay as they are: their answers to augmented images are computed once and every
-epoch draws one of `--versions` of each image. Beside it stands recovery without labels (toolchain.compress.recover).
+The three dense layers are masked together, lowest rank first, and retrained with the masks held in place (retraining).
+Beside it stand recovery without labels (toolchain.compress.recover) and two controls: the unmasked network retrained
+in the same way (0 %), so that what retraining adds is not laid to masking, and the same levels in a random order, so
+that what retraining repairs is not laid to the ranking.
 
-The unmasked network is retrained in the same way (0 %), so that what retraining adds is not laid to masking.
-
-Validation chooses: the recipe, by its mean over CHOICE_LEVELS, and the epoch of each run. The test split chooses
-nothing. Runs draw from (seed, level, epoch) alone: one that was stopped and resumed equals one that was not.
+Validation chooses: the recipe, by its sum over CHOICE_LEVELS, and the epoch of each run. The test split chooses
+nothing. A run that is stopped goes on from its last checkpoint.
 
     python -m benchmarks.reproduce.masked_retraining --trained RUNS --work RUNS/masked --out OUT
 """
@@ -19,18 +17,15 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benchmarks.reproduce.dense_head import LEVELS, Head, masked, read_head, work_of
-from benchmarks.reproduce.train_msl5 import Recipe, augment, learning_rate, save
+from benchmarks.reproduce.retraining import Way, as_torch, bank, places, retrain, written_back
 from toolchain.compress.plan import Plan
 from toolchain.compress.recover import recover
 from toolchain.compress.surgery import prune
@@ -38,152 +33,11 @@ from toolchain.data import Samples
 from toolchain.evaluate import evaluate
 from toolchain.files import write_text
 from toolchain.model import Model
-from toolchain.session import run, session, with_outputs
 
 CHOICE_LEVELS = (50, 75, 95)
-BANK_SEED = 1_000_003
-PAPER = {0: (0.916, 0.916), 50: (0.793, 0.900), 95: (0.567, 0.889)}  # Fig. 13: masked, retrained
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a level is retrained; `label` names it in file names and results."""
-
-    rate: float
-    dropout: float
-    epochs: int
-    batch: int = 32
-    decay: float = 1e-4
-
-    @property
-    def label(self) -> str:
-        """Rate and dropout."""
-        return f"rate{self.rate:g}-dropout{self.dropout:g}"
-
-
+PAPER = {0: (0.916, None), 50: (0.793, 0.900), 95: (0.567, 0.889)}  # Fig. 13: masked, retrained
 EPOCHS, VERSIONS, SEEDS = 20, 6, (0, 1, 2)
 WAYS = tuple(Way(rate, dropout, EPOCHS) for rate in (1e-4, 1e-3) for dropout in (0.0, 0.5))
-
-
-# ---- the pruned network in torch -----------------------------------------------------------------------------------
-def dense_layers(model: Model) -> list[ir.Node]:
-    """The Gemm nodes in order."""
-    return [n for n in model.graph if n.op_type == "Gemm"]
-
-
-def as_torch(model: Model, dropout: float) -> nn.Sequential:
-    """The dense layers of a pruned head, dropout in front of all but the last."""
-    layers: list[nn.Module] = []
-    nodes = dense_layers(model)
-    for node in nodes:
-        weight, bias = (torch.tensor(v.const_value.numpy()) for v in node.inputs[1:])
-        linear = nn.Linear(weight.shape[1], weight.shape[0])
-        linear.load_state_dict({"weight": weight, "bias": bias})
-        layers += [linear] if node is nodes[-1] else [nn.Dropout(dropout), linear, nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def written_back(model: Model, net: nn.Sequential) -> Model:
-    """The pruned head with the weights of `net`."""
-    clone = model.with_ir(model.ir.clone())
-    for node, linear in zip(dense_layers(clone), (l for l in net if isinstance(l, nn.Linear)), strict=True):
-        for value, array in zip(node.inputs[1:], (linear.weight, linear.bias), strict=True):
-            value.const_value = ir.tensor(array.detach().numpy().copy(), name=value.name)
-    return clone
-
-
-def places(pruned: Model, activations: np.ndarray, threads: int) -> Tensor:
-    """What the first dense layer of a pruned head reads, [n, kept], of activations in front of the flatten."""
-    read = str(dense_layers(pruned)[0].inputs[0].name)
-    (name,) = pruned.inputs
-    return torch.from_numpy(run(session(with_outputs(pruned.ir, [read]), threads), {name: activations})[0])
-
-
-# ---- training ------------------------------------------------------------------------------------------------------
-def bank(head: Head, images: np.ndarray, versions: int, path: Path) -> np.ndarray:
-    """Activations of `versions` augmentations of every training image, the first as it is: [v, n, *s]; kept at `path`.
-
-    One version after another is written, so that a stop loses one at most.
-    """
-    for v in range(versions):
-        part = path.with_name(f"{path.name}-{v}.npy")
-        if not part.exists():
-            generator = torch.Generator().manual_seed(BANK_SEED + v)
-            split = torch.from_numpy(images).split(32)
-            seen = images if v == 0 else torch.cat([augment(x, generator) for x in split]).numpy()
-            partial = part.with_suffix(".partial.npy")
-            np.save(partial, head.convolutions(seen))
-            partial.replace(part)
-            print(f"augmented version {v + 1} of {versions}", flush=True)
-    return np.stack([np.load(path.with_name(f"{path.name}-{v}.npy")) for v in range(versions)])
-
-
-@torch.no_grad()
-def score(net: nn.Module, x: Tensor, y: Tensor) -> tuple[int, float]:
-    """(number right, mean cross-entropy)."""
-    net.eval()
-    logits = net(x)
-    return int((logits.argmax(1) == y).sum()), float(F.cross_entropy(logits, y))
-
-
-def retrain(
-    net: nn.Sequential,
-    x: Tensor,
-    y: Tensor,
-    validation: tuple[Tensor, Tensor],
-    way: Way,
-    level: int,
-    seed: int,
-    checkpoint: Path,
-    pause: float = 20,
-) -> list[dict[str, float]]:
-    """Train `net` in place up to its best epoch on validation, resuming from `checkpoint`; returns the history.
-
-    pause  seconds between checkpoints
-    x      [versions, n, kept]; images are drawn with replacement at p ~ 1/sqrt(class count), as in train_msl5
-    """
-    recipe = Recipe(0, way.epochs, way.batch, way.rate, way.decay, seed)
-    optimiser = torch.optim.Adam(net.parameters(), lr=way.rate, weight_decay=way.decay, fused=True)
-    about = asdict(way) | {"level": level, "seed": seed, "versions": len(x)}
-    history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["about"] != about:
-            raise SystemExit(f"{checkpoint} belongs to {state['about']}; take another --work")
-        history, best = state["history"], state["best"]
-        if state["net"] is not None:
-            net.load_state_dict(state["net"])
-            optimiser.load_state_dict(state["optimiser"])
-    weights = torch.from_numpy(np.bincount(y.numpy())[y.numpy()] ** -0.5)
-    merit = lambda row: (row["val_correct"], -row["val_loss"])
-    saved = time.monotonic()
-    for epoch in range(len(history), way.epochs):
-        number = (seed * 1000 + level) * 1000 + epoch
-        torch.manual_seed(number)  # dropout has no generator argument
-        generator = torch.Generator().manual_seed(number)
-        order = torch.multinomial(weights, len(y), replacement=True, generator=generator)
-        version = torch.randint(len(x), (len(y),), generator=generator)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, epoch)
-        net.train()
-        for rows, which in zip(order.split(way.batch), version.split(way.batch), strict=True):
-            loss = F.cross_entropy(net(x[which, rows]), y[rows], label_smoothing=0.05)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        correct, val_loss = score(net, *validation)
-        history.append({"epoch": epoch, "val_correct": correct, "val_loss": val_loss})
-        if merit(history[-1]) >= max(map(merit, history)):
-            best = {k: v.clone() for k, v in net.state_dict().items()}
-        is_last = epoch + 1 == way.epochs
-        if is_last or time.monotonic() - saved > pause:  # a finished run is needed at its best epoch alone
-            moving = (None, None) if is_last else (net.state_dict(), optimiser.state_dict())
-            state = {"about": about, "history": history, "best": best, "net": moving[0], "optimiser": moving[1]}
-            save(state, checkpoint)
-            saved = time.monotonic()
-    net.load_state_dict(best)
-    return history
 
 
 # ---- one level -----------------------------------------------------------------------------------------------------
@@ -219,10 +73,10 @@ class Bench:
         validation = (places(pruned, val, self.threads), y["val"])
         history = retrain(net, x, y["train"], validation, way, level, seed, checkpoint)
         row = accuracies(written_back(pruned, net), dict(self.head.samples), self.threads)
-        epoch = max(history, key=lambda h: (h["val_correct"], -h["val_loss"]))["epoch"]
+        best = max(history, key=lambda h: (h["val_correct"], -h["val_loss"]))
         told = ", ".join(f"{name} {a['correct']}/{a['n']}" for name, a in row.items())
         print(f"{level} % {way.label} seed {seed}: {told}, {time.perf_counter() - begun:.0f} s", flush=True)
-        return {"seed": seed, "epoch": epoch, "val_loss": min(h["val_loss"] for h in history), "accuracy": row}
+        return {"seed": seed, "epoch": best["epoch"], "val_loss": best["val_loss"], "accuracy": row}
 
     def untrained(self, level: int) -> dict[str, Any]:
         """Widths of a level, and its accuracy as it is and after least squares without labels; kept in `work`."""
@@ -253,12 +107,33 @@ def chosen(bench: Bench, ways: tuple[Way, ...]) -> tuple[Way, list[dict[str, Any
     return ways[best], rows
 
 
+def shuffled(head: Head, seed: int) -> Head:
+    """The same head with its units ranked at random."""
+    generator = np.random.default_rng(seed)
+    scores = {name: generator.permutation(len(s)).astype(np.float64) for name, s in head.ranks.scores.items()}
+    dead = {name: np.zeros(len(s), bool) for name, s in scores.items()}
+    return replace(head, ranks=replace(head.ranks, scores=scores, dead=dead, facts={"criterion": "random"}))
+
+
+def at_random(bench: Bench, way: Way, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """CHOICE_LEVELS masked in a random order for each seed: as they are, recovered and retrained."""
+    found: dict[int, list[dict[str, Any]]] = {level: [] for level in CHOICE_LEVELS}
+    for seed in seeds:
+        folder = bench.work / f"random{seed}"
+        folder.mkdir(exist_ok=True)
+        other = replace(bench, head=shuffled(bench.head, seed), work=folder)
+        for level, rows in found.items():
+            rows.append(other.untrained(level) | {"retrained": other.run(level, way, seed)["accuracy"]})
+    kinds = ("masked", "recovered", "retrained")
+    return [{"masked %": level} | {k: spread([r[k] for r in rows]) for k in kinds} for level, rows in found.items()]
+
+
 def spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean, least and greatest accuracy of each split over seeds."""
     rows = {}
-    for split in runs[0]["accuracy"]:
-        values = [r["accuracy"][split]["accuracy"] for r in runs]
-        n = runs[0]["accuracy"][split]["n"]
+    for split in runs[0]:
+        values = [r[split]["accuracy"] for r in runs]
+        n = runs[0][split]["n"]
         rows[split] = {"n": n, "accuracy": float(np.mean(values)), "min": min(values), "max": max(values)}
     return rows
 
@@ -271,7 +146,7 @@ def series(
     versions: int = VERSIONS,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Everything: {base, ways, way, levels: [{masked %, kept, masked, recovered, retrained, runs}]}."""
+    """Everything: {base, ways, way, levels: [{masked %, kept, masked, recovered, retrained, runs}], random}."""
     work = work_of(trained, work)
     head = read_head(trained, work, threads)
     with np.load(trained / "calibration.npz") as file:
@@ -282,7 +157,7 @@ def series(
     rows = []
     for row in untrained:
         runs = [bench.run(row["masked %"], way, seed) for seed in seeds]
-        rows.append({**row, "retrained": spread(runs), "runs": runs})
+        rows.append({**row, "retrained": spread([r["accuracy"] for r in runs]), "runs": runs})
     dead = {name: int(d.sum()) for name, d in head.ranks.dead.items()}
     return {
         "base": accuracies(head.model, dict(head.samples), threads),
@@ -294,6 +169,7 @@ def series(
         "versions": versions,
         "seeds": list(seeds),
         "levels": rows,
+        "random": at_random(bench, way, seeds),
     }
 
 

@@ -1,4 +1,4 @@
-"""Masked retraining against masks that are really held, and against a run that nobody stopped."""
+"""Training with masks against masks that are really held, and against a run that nobody stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("benchmarks.reproduce", reason="run pytest from the reposito
 
 from torch import nn  # noqa: E402
 
-from benchmarks.reproduce import masked_retraining as subject  # noqa: E402
+from benchmarks.reproduce import retraining as subject  # noqa: E402
 from benchmarks.reproduce.train_triangles_squares import Step, to_onnx  # noqa: E402
 from toolchain.compress.groups import analyse  # noqa: E402
 from toolchain.compress.surgery import prune  # noqa: E402
