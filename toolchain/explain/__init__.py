@@ -4,4 +4,5 @@ units.py      attributions of whole units
 masking.py    a network with masks for inputs; walking.py its answers while units are masked
 figure.py     what a figure is; figures/ functions that return figures
 plots.py      SVG and PNG of a figure; writing.py its files, and the page that shows them all
+catalogue.py  every figure by name, and what it needs
 """

@@ -39,19 +39,24 @@ class Series:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar of every series at every category; `category` and `quantity` are the names of the axes."""
+    """A bar of every series at every category; `category` and `quantity` are the names of the axes.
+
+    samples  of how many each category is, or ()
+    """
 
     categories: tuple[str, ...]
     series: tuple[Series, ...]
     category: str
     quantity: str
+    samples: tuple[int, ...] = ()
 
     def rows(self) -> list[Row]:
         """One for each bar."""
+        each: list[Row] = [{"n": n} for n in self.samples] or [{} for _ in self.categories]
         return [
-            {"series": s.name, "category": c} | point
+            {"series": s.name, "category": c} | n | point
             for s in self.series
-            for c, point in zip(self.categories, s.points(), strict=True)
+            for c, n, point in zip(self.categories, each, s.points(), strict=True)
         ]
 
 
@@ -60,14 +65,12 @@ class Lines:
     """A line through the points of every series; x and y are the names of the axes.
 
     is_share  y runs from 0 to 100 %
-    level     a line across, with its name
     """
 
     series: tuple[Series, ...]
     x: str
     y: str
     is_share: bool = False
-    level: tuple[str, float] | None = None
 
     def rows(self) -> list[Row]:
         """One for each point."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 F32 = NDArray[np.float32]
+ELEMENT = 20  # multiply-accumulates that take as long as writing one element
 IDENTITY_ROWS = 1024  # of the identity that one run multiplies with W
 
 
@@ -61,7 +62,7 @@ class Masked:
     head      everything before the masks -> the values in `cached`
     tail      these and the masks -> answers [n, classes]
     straight  the short way, where there is one
-    work      multiply-accumulates and elements of one sample at one step
+    work      multiply-accumulates of one sample at one step; an element that is written counts as several
     row_bytes of the values of one sample in the tail
     """
 
@@ -99,7 +100,8 @@ def masked(model: Model, channels: Channels, groups: Sequence[Group], threads: i
         session(with_outputs(model.ir, [str(v.name) for v in cached]), threads),
         tail_session,
         None if split is None else straight_of(*split, masks[0], threads),
-        sum(node_macs(n, dims) + size_of(n) for n in rest) + (0 if split is None else 4 * dims(split[2])[1]),
+        sum(node_macs(n, dims) + ELEMENT * size_of(n) for n in rest)
+        + (0 if split is None else 2 * ELEMENT * dims(split[2])[1]),
         4 * sum(map(size_of, rest)),
     )
 

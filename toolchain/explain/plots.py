@@ -30,7 +30,9 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "jettison", "axes.unicode_minus": True,
 }  # fmt: skip
 FORMATS: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
-MANY = 8  # categories above which their names are turned
+MANY = 8  # categories above which names are turned
+SHORT = 3  # letters of a category up to which bars stand
+LETTERS = 96  # of a legend, in one line
 BOXES_IN_A_ROW = 5
 MOST_BOXES = 60
 
@@ -62,9 +64,8 @@ def safe(text: str, width: int = 0) -> str:
 
 # ---- charts on one pair of axes --------------------------------------------------------------------------------------
 def bars(axes: Axes, chart: Bars) -> None:
-    """Upright bars, those of one category side by side; lying ones where names are long and there is one series."""
-    single = len(chart.series) == 1
-    if single and max(map(len, chart.categories), default=0) * len(chart.categories) > 60:
+    """Upright bars, those of one category side by side; lying ones where one series has categories with names."""
+    if len(chart.series) == 1 and max(map(len, chart.categories), default=0) > SHORT:
         lying(axes, chart)
         return
     places = np.arange(len(chart.categories))
@@ -72,17 +73,16 @@ def bars(axes: Axes, chart: Bars) -> None:
     for i, series in enumerate(chart.series):
         at = places - 0.4 + width * (i + 0.5)
         made = axes.bar(at, series.y, 0.92 * width, color=COLOURS[i % len(COLOURS)], label=safe(series.name))
-        if single:
+        if len(chart.series) == 1:
             axes.bar_label(made, [number(v) for v in series.y], padding=2, fontsize=8, color=GREY)
-    few = len(chart.categories) <= MANY
-    room = max(8, 64 // max(len(chart.categories), 1))
-    names = [safe(c, room if few else 0) for c in chart.categories]
-    axes.set_xticks(places, names, rotation=0 if few else 60, ha="center" if few else "right", rotation_mode="anchor")
+    turned = len(places) > MANY and max(map(len, chart.categories)) > 3
+    names = named(chart, 0 if turned else max(8, 76 // max(len(places), 1)))
+    axes.set_xticks(places, names, rotation=60 if turned else 0, ha="right" if turned else "center")
     axes.tick_params(axis="x", length=0)
     axes.set(xlabel=chart.category, ylabel=chart.quantity)
     finish(axes, chart, "y")
-    if not single:
-        legend(axes, len(chart.series))
+    if len(chart.series) > 1:
+        legend(axes)
 
 
 def lying(axes: Axes, chart: Bars) -> None:
@@ -91,12 +91,18 @@ def lying(axes: Axes, chart: Bars) -> None:
     places = np.arange(len(chart.categories))
     made = axes.barh(places, series.y, 0.7, color=COLOURS[0])
     axes.bar_label(made, [number(v) for v in series.y], padding=3, fontsize=8, color=GREY)
-    axes.set_yticks(places, [safe(c, 32) for c in chart.categories])
+    axes.set_yticks(places, named(chart, 32))
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel=chart.quantity)
-    axes.margins(x=0.12)
+    axes.margins(x=0.16)
     finish(axes, chart, "x")
+
+
+def named(chart: Bars, width: int) -> list[str]:
+    """Categories, folded, each with its number of samples below."""
+    names = [safe(c, width) for c in chart.categories]
+    return [f"{c}\nn = {n:,}" for c, n in zip(names, chart.samples, strict=True)] if chart.samples else names
 
 
 def lines(axes: Axes, chart: Lines) -> None:
@@ -110,13 +116,15 @@ def lines(axes: Axes, chart: Lines) -> None:
     axes.set(xlabel=safe(chart.x), ylabel=safe(chart.y))
     axes.margins(x=0.01)
     if chart.is_share:
-        axes.set_ylim(0, 103)
+        axes.set_ylim(-3, 103)  # a line along 0 or 100 is seen
         axes.set_yticks(range(0, 101, 20))
-    if all(float(v).is_integer() and v >= 1000 for s in chart.series if s.x is not None for v in s.x[-1:]):
+    if chart.x.endswith("[%]"):
+        axes.set(xlim=(0, 100), xticks=range(0, 101, 10))
+    elif max(s.x[-1] for s in chart.series if s.x is not None) >= 1000:
         axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
     finish(axes, chart, "y")
     if len(chart.series) > 1:
-        legend(axes, len(chart.series))
+        legend(axes)
 
 
 def histogram(axes: Axes, chart: Histogram) -> None:
@@ -127,6 +135,7 @@ def histogram(axes: Axes, chart: Histogram) -> None:
     axes.set(xlabel=safe(chart.quantity), ylabel=safe(chart.counted))
     if chart.counts.max(initial=0) > 50 * max(np.median(chart.counts), 1):
         axes.set_yscale("symlog", linthresh=10)  # a few useful units would not be seen beside thousands near 0
+        axes.yaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
         axes.set_ylabel(f"{chart.counted} (logarithmic above 10)")
     finish(axes, chart, "y")
 
@@ -139,14 +148,23 @@ def finish(axes: Axes, chart: Chart, along: str) -> None:
         (axes.axhline if along == "y" else axes.axvline)(0, color="black", linewidth=0.8)
 
 
-def legend(axes: Axes, entries: int) -> None:
+def legend(axes: Axes) -> None:
     """Above the axes, where it hides nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(entries, 3), borderaxespad=0.2, columnspacing=1.2)
+    _, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns_of(labels), borderaxespad=0.2, columnspacing=1.2
+    )
+
+
+def columns_of(labels: list[str]) -> int:
+    """As many as fit side by side."""
+    longest = max(map(len, labels), default=1) + 7  # letters that a handle takes
+    return len(labels) if sum(map(len, labels)) + 7 * len(labels) <= LETTERS else max(1, LETTERS // longest)
 
 
 def number(value: float) -> str:
     """A number on a bar."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+    return (f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}").replace("-", "−")
 
 
 ON_AXES: dict[type, Callable[[Axes, Any], None]] = {Bars: bars, Lines: lines, Histogram: histogram}
@@ -172,7 +190,7 @@ def panels(canvas: Canvas, chart: Panels) -> None:
             handles, labels = axes.get_legend_handles_labels()
             shown.remove()
             if i == 0:
-                canvas.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4), columnspacing=1.2)
+                canvas.legend(handles, labels, loc="outside upper left", ncols=columns_of(labels), columnspacing=1.2)
 
 
 def gallery(canvas: Canvas, chart: Gallery) -> None:

@@ -20,7 +20,7 @@ from toolchain.explain.walking import Path, predicted, stride_of
 from toolchain.model import Model
 from toolchain.ops.units import Ids
 
-MOST = 2e11  # multiply-accumulates and elements that one path may take: some seconds on one core
+MOST = 2e11  # multiply-accumulates that one path may take: some seconds on one core
 ALONE = tuple(range(0, 101, 5))  # percent of each layer alone
 TOGETHER = tuple(range(0, 100, 5))  # percent of all ranked layers: at 100 nothing is left to answer
 
@@ -29,7 +29,7 @@ TOGETHER = tuple(range(0, 100, 5))  # percent of all ranked layers: at 100 nothi
 class Trial:
     """A network, and the labelled samples on which it is tried while units are masked.
 
-    most  work that one path may take, in multiply-accumulates and elements; a dearer one masks several units at a step
+    most  multiply-accumulates that one path may take; a dearer one masks several units at a step
     """
 
     model: Model

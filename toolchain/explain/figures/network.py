@@ -75,10 +75,11 @@ def splits(model: Model, sets: Sequence[Samples], threads: int = 1) -> Figure:
         for name, a in zip(labels, found, strict=True)
     ]
     chart = Bars(
-        tuple(f"{name} (n = {a.n:,})" for name, a in zip(labels, found, strict=True)),
+        tuple(labels),
         (Series("accuracy", np.array([100 * a.share for a in found])),),
         "data",
         "accuracy [%]",
+        tuple(a.n for a in found),
     )
     caption = f"Accuracy of the network on each set of samples (n = {' / '.join(f'{a.n:,}' for a in found)})."
     return Figure("splits", "Size and accuracy of the data", f"{PAPER}, Table 2", caption, chart, table=tuple(rows))

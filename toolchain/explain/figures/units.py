@@ -54,10 +54,11 @@ def conditional(layer: Layer, names: Mapping[int, str]) -> Figure:
     seen = [k for k in names if layer.counts[k]]
     panels = [
         Bars(
-            tuple(f"{names[k]} (n = {layer.counts[k]:,})" for k in seen),
+            tuple(names[k] for k in seen),
             tuple(Series(names[j], layer.conditional[seen, j, i]) for j in names),
             "images of class",
             "E given the class",
+            tuple(int(layer.counts[k]) for k in seen),
         )
         for i in (high, low)
     ]

@@ -1,0 +1,205 @@
+"""Every figure by name: how it is made, and what it needs of a network and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+
+import numpy as np
+
+from toolchain.compress.attribution import Progress
+from toolchain.compress.groups import Channels, Group
+from toolchain.compress.objective import Classes, objective_of
+from toolchain.data import Samples
+from toolchain.errors import Unsupported, UsageError
+from toolchain.explain import figures
+from toolchain.explain.figure import Figure
+from toolchain.explain.units import Layer, layers_of
+from toolchain.explain.writing import stem
+from toolchain.model import Model
+
+MOST_CLASSES = 8  # that colours can tell apart
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What figures are made of.
+
+    data    samples to attribute over, at most `samples` of them, balanced over classes
+    tests   further sets; curves are measured on the first, or on `data` if there is none
+    groups  the ranked layers
+    names   {class: its name}, those to show; the first is the one that `sorted` and `class-curves` are about
+    orders  random orders of the prune curve
+    """
+
+    model: Model
+    channels: Channels
+    data: Samples
+    tests: tuple[Samples, ...]
+    groups: tuple[Group, ...]
+    names: Mapping[int, str]
+    samples: int = 256
+    steps: int = 16
+    orders: int = 5
+    seed: int = 0
+    threads: int = 1
+    max_memory: int = 1 << 30
+    progress: Progress = lambda stage, done, total: None
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The attributions of every ranked layer."""
+        picked = self.data.balanced(self.samples, self.seed)
+        labels = np.zeros(len(picked), np.int64) if picked.labels is None else picked.labels
+        return layers_of(
+            self.model, self.channels, self.groups, picked.inputs, labels, steps=self.steps, threads=self.threads,
+            max_memory=self.max_memory, progress=self.progress,
+        )  # fmt: skip
+
+    @property
+    def trial(self) -> figures.Trial:
+        """What curves are measured on."""
+        samples, memory = (*self.tests, self.data)[0], self.max_memory // 4
+        return figures.Trial(self.model, self.channels, samples, self.threads, memory, progress=self.progress)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the network is a classifier."""
+        return isinstance(objective_of(self.model), Classes)
+
+
+# ---- what a figure needs: None, or why it cannot be made -----------------------------------------------------------
+Need = Callable[[Subject], str | None]
+
+
+def classes(subject: Subject) -> str | None:
+    """One output [N, classes]."""
+    return None if subject.has_classes else "the network has no classes: it needs one output [N, classes]"
+
+
+def labels(subject: Subject) -> str | None:
+    """Labelled data, where the network has classes."""
+    bare = [s.name for s in (subject.data, *subject.tests) if s.labels is None]
+    return f"{bare[0]} has no labels" if bare and subject.has_classes else None
+
+
+def images(subject: Subject) -> str | None:
+    """One input of images."""
+    shapes = list(subject.model.inputs.values())
+    fits = len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][0] in (1, 3)
+    return None if fits else f"samples are no images [1 or 3, height, width] but {subject.model.inputs}"
+
+
+def units(subject: Subject) -> str | None:
+    """Something that can be removed."""
+    return None if subject.groups else "no unit of the network can be removed: jettison groups says why"
+
+
+def attributions(subject: Subject) -> str | None:
+    """A gradient rule for every op behind the ranked layers."""
+    try:
+        return None if subject.layers else units(subject)
+    except Unsupported as error:
+        return str(error)
+
+
+# ---- the figures ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Entry:
+    """One name that --figures knows: how its figures are made, what they need, and whether every layer has one."""
+
+    make: Callable[[Subject], Iterator[Figure]]
+    needs: tuple[Need, ...] = ()
+    is_of_layers: bool = False
+
+
+def alone(make: Callable[[Subject], Figure], *needs: Need) -> Entry:
+    """One figure of the whole network."""
+    return Entry(lambda s: iter([make(s)]), needs)
+
+
+def of_layers(make: Callable[[Subject, Layer], Figure], *needs: Need) -> Entry:
+    """One figure for every ranked layer."""
+    return Entry(lambda s: (make(s, layer) for layer in s.layers), (*needs, units, attributions), True)
+
+
+FIGURES: dict[str, Entry] = {
+    "architecture": alone(lambda s: figures.architecture(s.model)),
+    "samples": alone(lambda s: figures.sample_images(s.data, s.names), classes, labels, images),
+    "classes": alone(lambda s: figures.class_counts(s.data, s.names), classes, labels),
+    "splits": alone(lambda s: figures.splits(s.model, (s.data, *s.tests), s.threads), classes, labels),
+    "unit": of_layers(lambda s, l: figures.unit(l, s.names), classes, labels),
+    "conditional": of_layers(lambda s, l: figures.conditional(l, s.names), classes, labels),
+    "ranks": of_layers(lambda s, l: figures.rank_histogram(l), labels),
+    "sorted": of_layers(lambda s, l: figures.sorted_units(l, s.names), classes, labels),
+    "overlap": of_layers(lambda s, l: figures.overlap(l, s.names), classes, labels),
+    "prune-curve": of_layers(
+        lambda s, l: figures.prune_curve(s.trial, l, orders=s.orders, seed=s.seed), classes, labels
+    ),
+    "class-curves": of_layers(lambda s, l: figures.class_curves(s.trial, l, s.names), classes, labels),
+    "layer-curves": alone(lambda s: figures.layer_curves(s.trial, s.layers), classes, labels, units, attributions),
+    "joint-curves": alone(lambda s: figures.joint_curves(s.trial, s.layers), classes, labels, units, attributions),
+    "parameters": alone(lambda s: figures.parameters(s.model, s.channels, s.groups), units),
+}
+
+
+def wanted(text: str) -> tuple[str, ...]:
+    """'unit,ranks' or 'all' -> names in the order of the paper; raises UsageError for an unknown one."""
+    asked = {part.strip() for part in text.split(",") if part.strip()}
+    unknown = sorted(asked - {"all", *FIGURES})
+    if unknown or not asked:
+        raise UsageError(
+            f"unknown figure '{unknown[0] if unknown else text}'", way_out=f"Use all, or some of {', '.join(FIGURES)}"
+        )
+    return tuple(n for n in FIGURES if "all" in asked or n in asked)
+
+
+def stems(names: Sequence[str], groups: Sequence[Group]) -> list[str]:
+    """What the files of these figures are called."""
+    return [stem(n, about) for n in names for about in ([g.name for g in groups] if FIGURES[n].is_of_layers else [""])]
+
+
+def missing(subject: Subject, names: Sequence[str]) -> dict[str, str]:
+    """{figure: why it cannot be made}."""
+    found = {n: next((why for need in FIGURES[n].needs if (why := need(subject))), "") for n in names}
+    return {n: why for n, why in found.items() if why}
+
+
+# ---- what they are about -------------------------------------------------------------------------------------------
+def layers_named(channels: Channels, pattern: str | None) -> tuple[Group, ...]:
+    """Groups of this pattern; by default dense ones and places behind a flatten (the paper's layers), else the last.
+
+    Raises UsageError where none fits.
+    """
+    read = [g for g in channels.groups if g.cuts]
+    if pattern is None:
+        return tuple(g for g in read if g.kind != "channel") or tuple(read[-1:])
+    found = tuple(g for g in read if fnmatch(g.name, pattern))
+    if not found:
+        known = ", ".join(g.name for g in read[:20])
+        raise UsageError(f"no layer fits '{pattern}'", way_out=f"Layers with units are {known or 'none'}")
+    return found
+
+
+def classes_named(model: Model, data: Samples, text: str | None) -> dict[int, str]:
+    """{class: its name} in the order that is asked for, by name or number.
+
+    By default all of them, or the 8 with most samples. Raises UsageError for an unknown class.
+    """
+    objective = objective_of(model)
+    if not isinstance(objective, Classes):
+        return {}
+    names = {k: data.classes[k] if k < len(data.classes) else str(k) for k in range(objective.classes)}
+    if text is None:
+        counts = np.bincount(np.zeros(0, np.int64) if data.labels is None else data.labels, minlength=len(names))
+        most = sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist())
+        return {k: names[k] for k in most}
+    number = {str(k): k for k in names} | {name: k for k, name in names.items()}
+    asked = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [a for a in asked if a not in number]
+    if unknown or not asked:
+        known = ", ".join(list(names.values())[:20])
+        raise UsageError(f"there is no class '{unknown[0] if unknown else text}'", way_out=f"Classes are {known}")
+    return {number[a]: names[number[a]] for a in asked}
