@@ -38,6 +38,10 @@ SUN, ROCK = CLASSES.index("Sun"), CLASSES.index("Close-up rock")
 TITLES = {"train": "training", "val": "validation", "test": "test"}
 PAPER_CLASSES = (301, 302, 206, 162, 161)  # Table 1, of the training split
 PAPER_LIVE = (4096, 3894)
+AFTER = (
+    "Retrained: the three layers with the masks held, best epoch on validation; the band is from the lowest to the "
+    "highest of the seeds. Least squares: consumers refitted to the unmasked network's values, no labels."
+)
 EVERY = 16  # rows of curves with a point for each unit: all of them would be 10 MB
 
 
@@ -85,8 +89,8 @@ def drawn_from(network: Network, retrained: Mapping[str, Any], with_samples: boo
     for split in SPLITS:
         yield replace(figures.layer_curves(network.trial(split), network.layers), about=split)
     for split in SPLITS:
-        joint = figures.joint_curves(network.trial(split), network.layers)
-        yield replace(joint.with_series(after_masking(retrained, split)), about=split)
+        joint = figures.joint_curves(network.trial(split), network.layers).with_series(after_masking(retrained, split))
+        yield replace(joint, about=split, caption=f"{joint.caption} {AFTER}")
     channels = analyse(network.whole)
     yield figures.parameters(network.whole, channels, [channels.group(l.name) for l in network.layers])
 
@@ -106,10 +110,19 @@ def after_masking(retrained: Mapping[str, Any], split: str) -> list[Series]:
     x = np.array([row["masked %"] for row in rows], np.float64)
     of = lambda way, key: np.array([100 * row[way][split][key] for row in rows])
     trained, low, high = (of("retrained", key) for key in ("accuracy", "min", "max"))
-    return [
+    found = [
         Series(f"retrained, mean of {len(retrained['seeds'])} seeds", trained, x, low, high),
         Series("least squares without labels", of("recovered", "accuracy"), x),
     ]
+    return [*found, *(as_printed() if split == "train" else ())]
+
+
+def as_printed() -> Iterator[Series]:
+    """The paper's numbers of Figure 13, which are of its training split."""
+    rows = masked_retraining.PAPER
+    for way, name in enumerate(("paper, not retrained", "paper, retrained")):
+        given = {level: 100 * row[way] for level, row in rows.items() if row[way] is not None}
+        yield Series(name, np.array(list(given.values())), np.array(list(given), np.float64))
 
 
 # ---- numbers beside the paper's ------------------------------------------------------------------------------------
@@ -214,7 +227,7 @@ def tables(
 # ---- files ---------------------------------------------------------------------------------------------------------
 def thinned(figure: Figure) -> Figure:
     """The figure, with every EVERYth unit alone in the table of a curve over units; the picture has them all."""
-    if figure.name not in ("sorted", "prune-curve", "class-curves"):
+    if figure.name not in ("sorted", "prune-curve", "class-curves") or dict(figure.facts).get("stride", 1) != 1:
         return figure
     first = figure.rows[0]["x"]
     rows = tuple(row for row in figure.rows if (row["x"] - first) % EVERY == 0)  # type: ignore[operator]
