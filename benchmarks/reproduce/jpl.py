@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from benchmarks.reproduce import masked_retraining, random_split, table3
-from benchmarks.reproduce.dense_head import Head, read_head, work_of
+from benchmarks.reproduce.dense_head import Head, masked, read_head, work_of
 from benchmarks.reproduce.train_msl5 import CLASSES, SPLITS
+from toolchain.compress.criteria import Evidence, Ranks, rank
 from toolchain.compress.groups import analyse
+from toolchain.compress.surgery import prune
 from toolchain.data import Samples, load_samples
+from toolchain.evaluate import evaluate
 from toolchain.explain import figures
 from toolchain.explain.figure import Figure, Series
 from toolchain.explain.figures import Trial
@@ -193,6 +196,33 @@ def class_rows(network: Network) -> list[dict[str, Any]]:
     return rows
 
 
+def orders(network: Network) -> dict[str, Ranks]:
+    """The paper's ranking (eq. 6), and two that read the same attributions otherwise."""
+    head, train = network.head, network.head.samples["train"]
+    assert train.labels is not None
+    evidence = Evidence(head.model, head.channels, train.inputs, train.labels, threads=network.threads)
+    balanced = {l.name: l.rank_by_class.mean(axis=0) for l in network.layers}
+    return {
+        "signed, the paper's": head.ranks,
+        "mean |A|": rank("ig-abs", evidence),
+        "signed, classes weighing the same": replace(head.ranks, scores=balanced),
+    }
+
+
+def by_class(network: Network) -> list[dict[str, Any]]:
+    """Which classes masking costs: images right of each without retraining, by the order of masking."""
+    rows = []
+    for name, ranks in orders(network).items():
+        head = replace(network.head, ranks=ranks)
+        for level in (0, 10, 50, 75, 95):
+            pruned = prune(head.model, head.channels, masked(head, level).labels(head.channels))
+            for split, samples in head.samples.items():
+                found = evaluate(pruned, samples, network.threads)
+                right = {NAMES[k]: f"{correct}/{n}" for k, (n, correct) in found.per_class.items()}
+                rows.append({"order": name, "masked %": level, "set": split, **right, "%": percent(found.share)})
+    return rows
+
+
 def dead_rows(network: Network) -> list[dict[str, Any]]:
     """Units of each layer that no training image activates."""
     live = {PAPER_LIVE[0]: PAPER_LIVE[1]}
@@ -219,6 +249,7 @@ def tables(
         "table2": split_rows(retrained, random),
         "table3": table3.by_removal(),
         "figure13": accuracy_rows(retrained),
+        "by_class": by_class(network),
         "dead": dead_rows(network),
     }
     return found | ({"siblings": sibling_rows(random)} if random else {})
