@@ -1,7 +1,7 @@
 # make demo   compress the shipped network; a fresh machine needs Python 3.11 and a package index, nothing else
 # make test   the test suite
 # make lint   style, types, import floors
-# make oracles  adds torch and captum (which imports matplotlib), which some tests compare with (they are skipped without)
+# make oracles  adds torch and captum, which some tests compare with (they are skipped without)
 PYTHON ?= python3.11
 BIN := .venv/bin
 
@@ -19,7 +19,7 @@ lint: .venv/test
 	$(BIN)/basedpyright
 
 oracles: .venv/test
-	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 matplotlib tqdm
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 tqdm
 	$(BIN)/pip install -q --no-deps captum==0.9.0
 
 .venv/core: pyproject.toml constraints.txt

@@ -126,6 +126,7 @@ def doctor(form: str) -> None:
         ("onnxruntime", "ranking, proof, latency"),
         ("ai-edge-litert", "TFLite files and their check"),
         ("tflite-runtime", "older boards (numpy < 2)"),
+        ("matplotlib", "figures"),
         ("torch", "retraining"),
     ):
         try:

@@ -144,7 +144,7 @@ def finish(axes: Axes, chart: Chart, along: str) -> None:
     """A quiet grid across the bars or lines, and a rule at 0 where values have both signs."""
     axes.grid(axis=along)  # type: ignore[arg-type]
     low, high = axes.get_ylim() if along == "y" else axes.get_xlim()
-    if low < 0 < high and not isinstance(chart, Histogram):
+    if low < 0 < high and isinstance(chart, Bars | Lines) and not (isinstance(chart, Lines) and chart.is_share):
         (axes.axhline if along == "y" else axes.axvline)(0, color="black", linewidth=0.8)
 
 
@@ -197,12 +197,13 @@ def gallery(canvas: Canvas, chart: Gallery) -> None:
     """Images side by side, their titles above."""
     columns = min(5, max(len(chart.images), 1))
     rows = math.ceil(len(chart.images) / columns)
-    canvas.set_size_inches(WIDTH, (WIDTH / columns + 0.45) * max(rows, 1))
+    side = WIDTH / 5
+    canvas.set_size_inches(columns * side, (side + 0.45) * max(rows, 1))
     for i, axes in enumerate(canvas.subplots(max(rows, 1), columns, squeeze=False).flat):
         axes.set_axis_off()
         if i < len(chart.images):
             axes.imshow(chart.images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(safe(chart.titles[i], 70 // columns))
+            axes.set_title(safe(chart.titles[i], 15))
 
 
 def boxes(canvas: Canvas, chart: Boxes) -> None:

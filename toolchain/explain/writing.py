@@ -127,11 +127,12 @@ def as_json(body: Mapping[str, Any]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Numbers in full, text that no spreadsheet takes for a formula."""
+    """Numbers in full, text that no spreadsheet takes for a formula; a column for whatever any row has."""
     out = io.StringIO()
+    columns = list(dict.fromkeys(k for r in rows for k in r))
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(rows[0] if rows else [])
-    writer.writerows([inert(printable(v)) if isinstance(v, str) else v for v in r.values()] for r in rows)
+    for row in ({k: k for k in columns}, *rows):
+        writer.writerow([inert(printable(v)) if isinstance(v, str) else v for v in map(row.get, columns)])
     return out.getvalue()
 
 

@@ -80,7 +80,7 @@ def prune_curve(
         series.append(Series(name, spread.mean(axis=0), x, spread.min(axis=0), spread.max(axis=0)))
     caption = (
         f"Accuracy on {trial.samples.name} (n = {len(trial.labels):,}) while units of {layer.name} are masked, "
-        f"{told(stride)}: the least useful first costs least."
+        f"{told(stride)}: where the ranking holds, lowest rank first stays up longest."
         + (f" Band: lowest to highest of {orders} random orders." if orders > 1 else "")
     )
     chart = Lines(tuple(series), f"units of {layer.name} masked, of {len(lowest):,}", "accuracy [%]", is_share=True)
