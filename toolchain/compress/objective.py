@@ -24,6 +24,7 @@ from toolchain.ops.tape import PREFIX, Tape
 
 F64 = NDArray[np.float64]
 LABELS = PREFIX + "labels"
+MOST_MIXED = 32  # classes: mixing takes J² products for each element, two cotangents less save two passes of the tail
 
 
 @dataclass(frozen=True)
@@ -109,32 +110,29 @@ class Classes:
         return {LABELS: labels}
 
     def riding(self, per_class: bool) -> int:
-        """J − 1, or the loss alone."""
-        return self.classes - 1 if per_class else 1
+        """J − 1, or every seed where mixing them would cost more than two of them, or the loss alone."""
+        return self.classes - 1 if per_class and self.classes <= MOST_MIXED else self.count(per_class)
 
     def cotangents(
         self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value], per_class: bool
     ) -> Seeds:
-        """p_j(e_j − p) for each class j, then p − y for the loss; of e_m − e_J for m < J where classes are asked for.
+        """p_j(e_j − p) for each class j, then p − y for the loss, where classes are asked for as mixtures of e_m − e_J.
 
-        v = Σ_m v_m (e_m − e_J) for every v whose elements sum to 0.
+        v = Σ_m v_m (e_m − e_J), m < J, for every v whose elements sum to 0.
         """
         p = g.op("Softmax", rows[self.logits], axis=-1)
         one_hot = g.op("OneHot", held[0], g.i64(self.classes), g.f32([0, 1]), axis=-1)
         loss = g.op("Sub", p, one_hot)
         if not per_class:
             return Seeds({self.logits: g.op("Unsqueeze", loss, g.i64([0]))})
-        last = g.i64([self.classes - 1])
-        each, of_loss = (
-            g.op(
-                "Unsqueeze", g.op("Transpose", g.op("Slice", v, g.i64([0]), last, g.i64([1])), perm=[1, 0]), g.i64([2])
-            )
-            for v in (p, loss)
-        )
-        unit = np.eye(self.classes)[:-1, None]
+        each, of_loss = (g.op("Unsqueeze", g.op("Transpose", v, perm=[1, 0]), g.i64([2])) for v in (p, loss))
+        unit = np.eye(self.classes)[:, None]
         of_classes = g.op("Mul", p, g.op("Sub", g.f32(unit), each))
-        difference = g.shared(unit - np.eye(self.classes)[-1])
-        return Seeds({self.logits: difference}, g.op("Concat", of_classes, of_loss, axis=2))
+        elements = g.op("Concat", of_classes, of_loss, axis=2)  # [J, rows, K]
+        if self.classes > MOST_MIXED:
+            return Seeds({self.logits: g.op("Transpose", elements, perm=[2, 1, 0])})
+        differences = g.shared(unit[:-1] - unit[-1])
+        return Seeds({self.logits: differences}, g.op("Slice", elements, g.i64([0]), g.i64([self.classes - 1])))
 
     def change(
         self,
