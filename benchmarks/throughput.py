@@ -80,7 +80,7 @@ def measured(
     model: Model, cut: str, samples: int, nodes: int, per_class: bool, peaks: dict[str, Any]
 ) -> dict[str, Any]:
     """The median share over rounds, each with its own peaks."""
-    graph = attribution_graph(model, cut, per_class, axis=1)
+    graph = attribution_graph(model, cut, "classes" if per_class else "loss", axis=1)
     images = np.random.default_rng(1).standard_normal((samples, 3, 227, 227)).astype(np.float32)
     (h,) = run(session(with_outputs(model.ir, [cut])), {"image": images})
     alphas, weights = quadrature(nodes)

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from ops.definitions import DEFINITIONS
 
+from toolchain.compress import objective
 from toolchain.compress.attribution import attribute, quadrature
 from toolchain.compress.gradient import (
     ALPHA,
@@ -317,6 +318,19 @@ def test_hoisting_changes_no_attribution(name: str) -> None:
     for cut in cuts:
         plain, hoisted = (attributions(model, cut, inputs, labels, quadrature(3), hoist=h) for h in (False, True))
         np.testing.assert_allclose(hoisted, plain, rtol=0, atol=ROUNDING * max(np.abs(plain).max(), 1e-3))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_mixing_the_differences_of_logits_changes_no_attribution(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(name)
+    inputs, labels = samples(model.inputs, 3), labels_of(model, 3)
+    for cut, _ in cuts_of(model):
+        mixed = attributions(model, cut, inputs, labels, quadrature(3))
+        with monkeypatch.context() as patch:
+            patch.setattr(objective, "MOST_MIXED", 1)
+            plain = attributions(model, cut, inputs, labels, quadrature(3))
+        for a, b in zip(mixed, plain, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=ROUNDING * max(np.abs(b).max(), 1e-3))
 
 
 @pytest.mark.parametrize("name", ["alexnet", "residual", "excitation"])

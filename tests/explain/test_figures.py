@@ -9,6 +9,7 @@ import pytest
 from compress.networks import network, samples
 
 from toolchain.compress.groups import analyse
+from toolchain.compress.inputs import attribute_input
 from toolchain.compress.surgery import mask, prune
 from toolchain.data import Samples
 from toolchain.evaluate import evaluate
@@ -146,6 +147,22 @@ def test_samples_are_the_first_of_each_class_and_in_range() -> None:
     images = figure.chart.images  # type: ignore[union-attr]
     assert all(i.shape == (13, 13, 3) and i.min() >= 0 and i.max() <= 1 for i in images)
     assert "black to white" in figure.caption
+
+
+def test_input_maps_colour_what_speaks_for_the_class_of_the_image() -> None:
+    """Per image: the sum is that of eq. 1 for its own class, and the strongest pixels bear the colour of their sign."""
+    figure = figures.input_maps(MODEL, DATA, NAMES, steps=128)
+    x = DATA.inputs["x"]
+    for row, image, (k, i) in zip(figure.rows, figure.chart.images, [(2, 2), (0, 0), (1, 1)], strict=True):  # type: ignore[union-attr]
+        own = attribute_input(MODEL, "x", {"x": x[i : i + 1]}, np.array([k]), target="classes", steps=128)
+        pixels = own.values[k, 0].sum(axis=0)
+        assert row["sample"] == i
+        assert row["sum of attributions"] == pytest.approx(pixels.sum(), abs=1e-4)
+        assert row["p(x) - p(baseline)"] == pytest.approx(row["sum of attributions"], abs=0.02)
+        assert image.shape == (*pixels.shape, 3) and image.min() >= 0 and image.max() <= 1
+        strongest = np.unravel_index(np.abs(pixels).argmax(), pixels.shape)
+        red, _, blue = image[strongest]
+        assert (red > blue) == (pixels[strongest] > 0)
 
 
 # ---- curves --------------------------------------------------------------------------------------------------------

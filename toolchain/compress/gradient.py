@@ -9,7 +9,7 @@ summed over α before they go back through Sᵀ: the first and largest layer cos
 
 All seeds share one forward pass. Each of them, p_j(e_j − p) at the logits for softmax output j and p − y for −log p_y,
 sums to 0 over the J logits, so that it is a mixture of the J − 1 cotangents e_m − e_J, which are the same for every
-sample and node: only these ride back through C, and they are mixed where the sum over α is taken.
+sample and node: only these ride back through C and are mixed where the sum over α is taken, unless classes are many.
 """
 
 from __future__ import annotations

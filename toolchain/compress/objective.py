@@ -26,6 +26,7 @@ F64 = NDArray[np.float64]
 LABELS = PREFIX + "labels"
 TARGETS = ("loss", "classes", "answer")
 BOUNDED = ("Sigmoid", "HardSigmoid", "Tanh")  # of several labels at once, or of real values
+MOST_MIXED = 32  # classes: mixing takes J² products for each element, two cotangents less save two passes of the tail
 
 
 @dataclass(frozen=True)
@@ -138,30 +139,27 @@ class Classes:
 
     @property
     def riding(self) -> int:
-        """J − 1, or the loss alone."""
-        return self.classes - 1 if self.each else 1
+        """J − 1, or every seed where mixing them would cost more than two of them, or the loss alone."""
+        return self.classes - 1 if self.each and self.classes <= MOST_MIXED else self.count
 
     def cotangents(self, g: Tape, rows: Mapping[ir.Value, ir.Value], held: Sequence[ir.Value]) -> Seeds:
-        """p_j(e_j − p) for each class j, then p − y for the loss; of e_m − e_J for m < J where classes are asked for.
+        """p_j(e_j − p) for each class j, then p − y for the loss, where classes are asked for as mixtures of e_m − e_J.
 
-        v = Σ_m v_m (e_m − e_J) for every v whose elements sum to 0.
+        v = Σ_m v_m (e_m − e_J), m < J, for every v whose elements sum to 0.
         """
         p = g.op("Softmax", rows[self.logits], axis=-1)
         one_hot = g.op("OneHot", held[0], g.i64(self.classes), g.f32([0, 1]), axis=-1)
         loss = g.op("Sub", p, one_hot)
         if not self.each:
             return Seeds({self.logits: g.op("Unsqueeze", loss, g.i64([0]))})
-        last = g.i64([self.classes - 1])
-        each, of_loss = (
-            g.op(
-                "Unsqueeze", g.op("Transpose", g.op("Slice", v, g.i64([0]), last, g.i64([1])), perm=[1, 0]), g.i64([2])
-            )
-            for v in (p, loss)
-        )
-        unit = np.eye(self.classes)[:-1, None]
+        each, of_loss = (g.op("Unsqueeze", g.op("Transpose", v, perm=[1, 0]), g.i64([2])) for v in (p, loss))
+        unit = np.eye(self.classes)[:, None]
         of_classes = g.op("Mul", p, g.op("Sub", g.f32(unit), each))
-        difference = g.shared(unit - np.eye(self.classes)[-1])
-        return Seeds({self.logits: difference}, g.op("Concat", of_classes, of_loss, axis=2))
+        elements = g.op("Concat", of_classes, of_loss, axis=2)  # [J, rows, K]
+        if self.classes > MOST_MIXED:
+            return Seeds({self.logits: g.op("Transpose", elements, perm=[2, 1, 0])})
+        differences = g.shared(unit[:-1] - unit[-1])
+        return Seeds({self.logits: differences}, g.op("Slice", elements, g.i64([0]), g.i64([self.classes - 1])))
 
     def change(self, at_h: Sequence[NDArray[Any]], at_zero: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> F64:
         """In float64, whatever the network's softmax rounds to."""

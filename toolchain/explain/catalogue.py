@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from toolchain.compress.attribution import Progress
+from toolchain.compress.gradient import attribution_graph
 from toolchain.compress.groups import Channels, Group
 from toolchain.compress.objective import Classes, objective_of
 from toolchain.data import Samples
@@ -92,6 +93,15 @@ def images(subject: Subject) -> str | None:
     return None if fits else f"samples are no images [1 or 3, height, width] but {subject.model.inputs}"
 
 
+def differentiable(subject: Subject) -> str | None:
+    """A gradient rule for every op: finite differences pixel by pixel would take hours."""
+    try:
+        attribution_graph(subject.model, next(iter(subject.model.inputs)))
+    except Unsupported as error:
+        return str(error)
+    return None if subject.model.batch == "free" else f"the graph runs at batch {subject.model.batch} only"
+
+
 def units(subject: Subject) -> str | None:
     """Something that can be removed."""
     return None if subject.groups else "no unit of the network can be removed: jettison groups says why"
@@ -128,6 +138,13 @@ def of_layers(make: Callable[[Subject, Layer], Figure], *needs: Need) -> Entry:
 FIGURES: dict[str, Entry] = {
     "architecture": alone(lambda s: figures.architecture(s.model)),
     "samples": alone(lambda s: figures.sample_images(s.data, s.names), classes, labels, images),
+    "input-maps": alone(
+        lambda s: figures.input_maps(s.model, s.data, s.names, max(s.steps, 32), s.threads),
+        classes,
+        labels,
+        images,
+        differentiable,
+    ),
     "classes": alone(lambda s: figures.class_counts(s.data, s.names), classes, labels),
     "splits": alone(lambda s: figures.splits(s.model, (s.data, *s.tests), s.threads), classes, labels),
     "unit": of_layers(lambda s, l: figures.unit(l, s.names), classes, labels),
