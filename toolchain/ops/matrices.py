@@ -1,9 +1,8 @@
 """Convolutions of a few places written as one matrix product.
 
 onnxruntime's convolution reads its weights anew for every image. Where an image has few places, each weight is hardly
-used before the next is read, and weights that no cache holds make it wait for memory: 52 GFLOP/s for 512 channels on
-2×2 places, where its matrix product does 170. The matrix [inputs, outputs] of all places is read once for all rows, and
-leaves out what a convolution multiplies with padding.
+used before the next is read, and weights that no cache holds make it wait for memory. The matrix [inputs, outputs] of
+all places is read once for all rows, and leaves out what a convolution multiplies with padding.
 """
 
 from __future__ import annotations
