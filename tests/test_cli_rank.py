@@ -17,6 +17,8 @@ from toolchain.compress.groups import analyse
 from toolchain.model import load, save
 from toolchain.synthetic import triangles_squares
 
+LAYER = "flatten"
+
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,7 +47,7 @@ def test_every_executor_gives_the_ranks_of_none(samples: Path, scheduler: str, t
     for name in ("", "threads", "processes", f"dask:{scheduler}"):
         out = tmp_path / f"ranks{len(found)}.npz"
         words = ["--executor", name, "--workers", "2"] if name else []
-        done = jettison("rank", SHIPPED, "--data", samples, "--target", "classes", "-o", out, *words)
+        done = jettison("rank", SHIPPED, "--data", samples, "--target", "classes", "--layers", LAYER, "-o", out, *words)
         assert done.returncode == 0, done.stderr
         assert not out.with_name(f"{out.name}.partial").exists(), "what was finished is no longer needed"
         found[name] = scores(out)
@@ -56,7 +58,7 @@ def test_every_executor_gives_the_ranks_of_none(samples: Path, scheduler: str, t
 
 def test_a_killed_ranking_goes_on(samples: Path, tmp_path: Path) -> None:
     """Killed when its first sums lie on disk; the next run says from where it went on, and ranks alike."""
-    words = ("rank", SHIPPED, "--data", str(samples), "--steps", "32")
+    words = ("rank", SHIPPED, "--data", str(samples), "--steps", "32", "--layers", LAYER)
     whole = jettison(*words, "-o", tmp_path / "whole.npz")
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "ranks.npz"
@@ -83,7 +85,7 @@ def test_a_killed_ranking_goes_on(samples: Path, tmp_path: Path) -> None:
 
 def test_a_cut_elsewhere_ranks_the_same_units_there(samples: Path, tmp_path: Path) -> None:
     model = load(Path(SHIPPED))
-    group = next(g for g in analyse(model).groups if g.kind == "channel")
+    group = next(g for g in analyse(model).groups if g.name == "conv6")
     words = ("rank", SHIPPED, "--data", samples, "--layers", group.name, "--criterion", "ig-signed")
     before = next(v for n in model.graph for v in n.outputs if v.name == group.cuts[0][0]).producer()
     assert before is not None
