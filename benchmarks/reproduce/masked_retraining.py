@@ -14,6 +14,7 @@ nothing. A run that is stopped goes on from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -61,15 +62,20 @@ class Bench:
         plan = masked(self.head, level)
         return plan, prune(self.head.model, self.head.channels, plan.labels(self.head.channels))
 
+    def kept(self, plan: Plan, name: str) -> Path:
+        """A file in `work` for what is derived from this plan: another ranking never reads it."""
+        removed = hashlib.sha256(json.dumps(plan.removed, sort_keys=True).encode()).hexdigest()[:12]
+        return self.work / f"{removed}-{name}"
+
     def run(self, level: int, way: Way, seed: int) -> dict[str, Any]:
         """Retrain a level and measure it: the file's weights in onnxruntime, not torch's."""
         begun = time.perf_counter()
-        _, pruned = self.pruned(level)
+        plan, pruned = self.pruned(level)
         net = as_torch(pruned, way.dropout)
         y = {name: torch.from_numpy(s.labels) for name, s in self.head.samples.items()}
         (val,) = self.head.samples["val"].inputs.values()
         x = torch.stack([places(pruned, part, self.threads) for part in self.bank])
-        checkpoint = self.work / f"{way.label}-{level}-seed{seed}.pt"
+        checkpoint = self.kept(plan, f"{way.label}-{level}-seed{seed}.pt")
         validation = (places(pruned, val, self.threads), y["val"])
         history = retrain(net, x, y["train"], validation, way, level, seed, checkpoint)
         row = accuracies(written_back(pruned, net), dict(self.head.samples), self.threads)
@@ -80,9 +86,9 @@ class Bench:
 
     def untrained(self, level: int) -> dict[str, Any]:
         """Widths of a level, and its accuracy as it is and after least squares without labels; kept in `work`."""
-        kept = self.work / f"untrained-{level}.json"
+        plan, pruned = self.pruned(level)
+        kept = self.kept(plan, f"untrained-{level}.json")
         if not kept.exists():
-            plan, pruned = self.pruned(level)
             removed = plan.labels(self.head.channels)
             recovered, _ = recover(
                 self.head.model, pruned, self.head.channels, removed, self.head.samples["train"].inputs,
@@ -119,9 +125,7 @@ def at_random(bench: Bench, way: Way, seeds: Sequence[int]) -> list[dict[str, An
     """CHOICE_LEVELS masked in a random order for each seed: as they are, recovered and retrained."""
     found: dict[int, list[dict[str, Any]]] = {level: [] for level in CHOICE_LEVELS}
     for seed in seeds:
-        folder = bench.work / f"random{seed}"
-        folder.mkdir(exist_ok=True)
-        other = replace(bench, head=shuffled(bench.head, seed), work=folder)
+        other = replace(bench, head=shuffled(bench.head, seed))
         for level, rows in found.items():
             rows.append(other.untrained(level) | {"retrained": other.run(level, way, seed)["accuracy"]})
     kinds = ("masked", "recovered", "retrained")

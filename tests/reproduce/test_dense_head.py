@@ -14,6 +14,7 @@ pytest.importorskip("benchmarks.reproduce", reason="run pytest from the reposito
 from torch import nn  # noqa: E402
 
 from benchmarks.reproduce.dense_head import Head, masked, ranked, read_head, work_of  # noqa: E402
+from benchmarks.reproduce.masked_retraining import Bench, shuffled  # noqa: E402
 from benchmarks.reproduce.train_msl5 import CLASSES, SPLITS  # noqa: E402
 from benchmarks.reproduce.train_triangles_squares import Step, to_onnx  # noqa: E402
 from toolchain.compress.groups import analyse  # noqa: E402
@@ -85,3 +86,12 @@ def test_kept_activations_of_another_network_are_never_read(head: Head, trained:
     model.doc_string = "another"
     onnx.save(model, trained / "msl5.onnx")
     assert work_of(trained, trained / "work") != before
+
+
+def test_what_is_kept_of_one_ranking_is_never_read_for_another(head: Head, tmp_path: Path) -> None:
+    found = [
+        Bench(h, np.zeros(0), tmp_path, 1).kept(masked(h, 50), "x").name
+        for h in (head, shuffled(head, 0), shuffled(head, 1), shuffled(head, 0))
+    ]
+    assert len(set(found)) == 3
+    assert found[1] == found[3]
