@@ -67,7 +67,7 @@ def fitted(points: list[dict[str, Any]], against: str, of: str) -> dict[str, flo
 
 
 def drawn(found: dict[str, Any], path: Path) -> None:
-    """Three panels with double logarithmic axes."""
+    """Time with double logarithmic axes, memory from 0 on."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -79,6 +79,9 @@ def drawn(found: dict[str, Any], path: Path) -> None:
         points, slope = found[f"by_{against}"], found["exponents"][f"{of} by {against}"]["upper two decades"]
         x, y = [p[against] for p in points], [p[of] for p in points]
         ax.loglog(x, y, "o-")
+        if of == "peak_rss_bytes":
+            ax.set_yscale("linear")
+            ax.set_ylim(0, 1.2 * max(y))
         ax.set(xlabel=against, ylabel=of.replace("_", " "), title=f"exponent {slope:.2f} (upper two decades)")
         ax.grid(visible=True, which="both", alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -42,13 +42,13 @@ ROUNDS = 5
 PEAK_ROWS, PEAK_IMAGES = 1600, 32
 
 
-def necessary(tail: Tail, samples: int, nodes: int, per_class: bool) -> dict[str, float]:
+def necessary(tail: Tail, samples: int, nodes: int) -> dict[str, float]:
     """Multiply-accumulates of a graph by kind of peak: Conv or MatMul."""
     rays, found = rays_of(tail), {"Conv": 0.0, "MatMul": 0.0}
     for node in tail.nodes:
         is_straight = all(rays[v] > Ray.CURVED for v in node.outputs)
         rows = samples if is_straight else samples * nodes
-        cotangents = tail.objective.count(per_class) if is_straight else tail.objective.riding(per_class)
+        cotangents = tail.objective.count if is_straight else tail.objective.riding
         kind = "Conv" if "Conv" in node.op_type else "MatMul"
         found[kind] += node_macs(node, dims) * rows * (1 + cotangents)
     return found
@@ -85,7 +85,7 @@ def measured(
     (h,) = run(session(with_outputs(model.ir, [cut])), {"image": images})
     alphas, weights = quadrature(nodes)
     feed = {INPUT: h, ALPHA: alphas, WEIGHT: weights, LABELS: np.arange(samples) % 5}
-    runner, wanted = session(graph.ir), necessary(graph.tail, samples, nodes, per_class)
+    runner, wanted = session(graph.ir), necessary(graph.tail, samples, nodes)
     run(runner, feed)
     rates, times, shares = [], [], []
     for _ in range(ROUNDS):

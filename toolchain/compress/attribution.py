@@ -165,7 +165,7 @@ def chosen(region: Region, samples: Part, settings: Settings) -> tuple[int, int,
     while True:
         nodes = settings.nodes(steps)
         size, note = fitting(region, samples, nodes, settings.max_memory, settings.at_once)
-        if settings.at_h_only or 2 * steps > MOST_NODES:
+        if settings.at_h_only or settings.tolerance == np.inf or 2 * steps > MOST_NODES:
             return steps, size, note
         found = [chunk(region, nodes, part) for part in parts(pilot, size)]
         if reduce(Attribution.merged, found).gap <= settings.tolerance:

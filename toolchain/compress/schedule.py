@@ -27,6 +27,7 @@ from toolchain.errors import RunnerFailed
 from toolchain.files import write_atomic
 
 LEAST_ROWS = 128  # of one run: below it the matrix products starve (27 GFLOP/s at 8 rows, 130 at 400)
+MOST_ROWS = 1024  # beyond which more only take memory
 MOST_SAMPLES = 64  # of one run: what is outside the integral runs once for each sample
 SAVED_EVERY = 5.0  # seconds
 T = TypeVar("T")
@@ -48,8 +49,8 @@ def fitting(region: Region, samples: Part, nodes: Nodes, max_memory: int, at_onc
     at_once  runs that share the memory
     """
     steps, n = len(nodes[0]), len(samples.labels)
-    most = min(max(-(-LEAST_ROWS // steps), MOST_SAMPLES), n)
     enough = min(-(-LEAST_ROWS // steps), n)
+    most = min(max(enough, min(MOST_SAMPLES, MOST_ROWS // steps)), n)
     before = status_bytes("VmRSS")
     if before is None or n < 2:  # no such measure on this system
         return most, ""
