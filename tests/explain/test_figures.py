@@ -15,6 +15,7 @@ from toolchain.data import Samples
 from toolchain.evaluate import evaluate
 from toolchain.explain import figures
 from toolchain.explain.figure import Bars, Figure, Histogram, Lines, Panels, Series
+from toolchain.explain.figures.inputs import overlaid
 from toolchain.explain.units import Layer
 from toolchain.profile import profile
 
@@ -152,17 +153,27 @@ def test_samples_are_the_first_of_each_class_and_in_range() -> None:
 def test_input_maps_colour_what_speaks_for_the_class_of_the_image() -> None:
     """Per image: the sum is that of eq. 1 for its own class, and the strongest pixels bear the colour of their sign."""
     figure = figures.input_maps(MODEL, DATA, NAMES, steps=128)
-    x = DATA.inputs["x"]
+    assert "completeness gap" in figure.caption and "each pixel" in figure.caption
+    x, steps = DATA.inputs["x"], dict(figure.facts)["steps"]
     for row, image, (k, i) in zip(figure.rows, figure.chart.images, [(2, 2), (0, 0), (1, 1)], strict=True):  # type: ignore[union-attr]
-        own = attribute_input(MODEL, "x", {"x": x[i : i + 1]}, np.array([k]), target="classes", steps=128)
-        pixels = own.values[k, 0].sum(axis=0)
+        own = attribute_input(MODEL, "x", {"x": x[i : i + 1]}, np.array([k]), target="loss", steps=int(str(steps)))
+        pixels = -own.values[0, 0].sum(axis=0)
         assert row["sample"] == i
-        assert row["sum of attributions"] == pytest.approx(pixels.sum(), abs=1e-4)
-        assert row["p(x) - p(baseline)"] == pytest.approx(row["sum of attributions"], abs=0.02)
+        assert row["sum of attributions"] == pytest.approx(pixels.sum(), abs=1e-3)
+        assert row["log p(x) - log p(baseline)"] == pytest.approx(row["sum of attributions"], abs=0.1)
         assert image.shape == (*pixels.shape, 3) and image.min() >= 0 and image.max() <= 1
         strongest = np.unravel_index(np.abs(pixels).argmax(), pixels.shape)
         red, _, blue = image[strongest]
         assert (red > blue) == (pixels[strongest] > 0)
+
+
+def test_blocks_of_a_large_image_are_coloured_by_their_sums() -> None:
+    image, a = np.zeros((3, 5, 7), np.float32), np.zeros((5, 7), np.float32)
+    a[0, 0], a[1, 1], a[4, 6] = 3, -1, -2  # the block of the first two sums to 2; the last block is cut off
+    drawn = overlaid(image, a, 2)
+    assert (drawn[:2, :2] == drawn[0, 0]).all() and drawn[0, 0, 0] > drawn[0, 0, 2]
+    assert drawn[4, 6, 2] > drawn[4, 6, 0]
+    assert drawn[2, 3].std() < 1e-6
 
 
 # ---- curves --------------------------------------------------------------------------------------------------------
