@@ -48,7 +48,8 @@ def input_maps(model: Model, samples: Samples, names: Mapping[int, str], steps: 
     piece = f"block of {block}×{block} pixels" if block > 1 else "pixel"
     caption = (
         f"What each {piece} adds to (orange) or takes from (blue) log p of the image's own class, from a black "
-        f"image on: the first image of each class in {samples.name}, {steps} nodes, completeness gap {100 * found.gap:.2g} %."
+        f"image on: the first image of each class in {samples.name}, {steps} nodes, completeness gap "
+        f"{100 * found.gap:.2g} %."
     )
     facts = (("steps", steps), ("completeness gap", found.gap), ("block", block))
     chart = Gallery(images, tuple(names[k] for k in first), tuple(first.values()))
