@@ -65,7 +65,6 @@ class GradientGraph:
     tail: Tail
     seeds: int
     hoisted: int
-    row_bytes: int
 
 
 INPUT, ALPHA, WEIGHT, OUTPUT = (PREFIX + n for n in ("h", "alpha", "weight", "attribution"))
@@ -130,7 +129,7 @@ def attribution_graph(
 
     target  what to attribute: see `objective_of`
     hoist   take the straight part out of the integral; False is the same sum, written plainly
-    axis       of the units: sum over every other but the batch's, so that only [K, rows, units] leaves the graph
+    axis    of the units: sum over every other but the batch's, so that only [K, rows, units] leaves the graph
     """
     tail = tail_of(model, cut, target)
     rays = rays_of(tail) if hoist else {tail.cut: Ray.HOMOGENEOUS}
@@ -166,13 +165,11 @@ def attribution_graph(
     at_front = backward(g, curved, rows, ridden.cotangents, fronts)
     mix = None if ridden.mix is None else mixed_nodes(g, ridden.mix, weight, seeds)
     summed = {v: over_nodes(g, at_front[v], weight, mix, once[v]) for v in fronts if v in at_front}
-    riding, g.seeds = g.seeds, seeds
+    g.seeds = seeds
     gradient = backward(g, straight, once, summed, [tail.cut])[tail.cut]
     out, shape = by_unit(g, g.op("Mul", gradient, h), tail.cut, axis)
     graph = writer.finish([(out, OUTPUT, [seeds, *shape])])
-    per_row = sum(row_bytes(v) for n in curved for v in n.outputs)
-    widest = max(row_bytes(v) for v in (*tail.objective.values, *(o for n in curved for o in n.outputs)))
-    return GradientGraph(graph, tail, seeds, len(straight), per_row + 2 * riding * widest)
+    return GradientGraph(graph, tail, seeds, len(straight))
 
 
 def described(graph: GradientGraph) -> list[tuple[str, str, str, str]]:
@@ -191,11 +188,6 @@ def described(graph: GradientGraph) -> list[tuple[str, str, str, str]]:
     }
     sides = (("input", graph.ir.graph.inputs), ("output", graph.ir.graph.outputs))
     return [(k, str(v.name), str(v.shape), (told | context)[str(v.name)]) for k, vs in sides for v in vs]
-
-
-def row_bytes(value: ir.Value) -> int:
-    """Bytes of one sample of an activation."""
-    return 4 * int(np.prod([abs(d) for d in dims(value)], dtype=np.int64)) if value.shape is not None else 0
 
 
 def rays_of(tail: Tail) -> dict[ir.Value, Ray]:
