@@ -21,6 +21,7 @@ from toolchain.ops.tape import Tape
 
 FEW = 8  # places at which each weight is used
 HEAVY = 1 << 20  # bytes of weights that the caches next to a core do not hold
+LARGEST = 1 << 25  # bytes of a matrix: copies of larger weights (411 MB in a VGG) cost too much memory
 
 
 def with_matrices(g: Tape, nodes: Sequence[ir.Node]) -> list[ir.Node]:
@@ -49,8 +50,9 @@ def is_starving(node: ir.Node) -> bool:
     weights, ends = constant(node.inputs[1]), (node.inputs[0], node.outputs[0])
     if weights is None or weights.nbytes < HEAVY or any(v is None or v.shape is None for v in ends):
         return False
-    wide, narrow = sides(node)
-    return math.prod(narrow) <= FEW and math.prod(wide) <= 2 * math.prod(weights.shape[2:])
+    wide, narrow = (math.prod(side) for side in sides(node))
+    grown = weights.nbytes // math.prod(weights.shape[2:]) * wide * narrow
+    return narrow <= FEW and wide <= 2 * math.prod(weights.shape[2:]) and grown <= LARGEST
 
 
 def sides(node: ir.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
