@@ -54,16 +54,17 @@ def fitting(region: Region, samples: Part, nodes: Nodes, max_memory: int, at_onc
     before = status_bytes("VmRSS")
     if before is None or n < 2:  # no such measure on this system
         return most, ""
-    one, two = (peak(lambda size=size: chunk(region, nodes, next(parts(samples, size)))) for size in (1, 2))
-    each = max(two - one, 1)
+    peak_of = lambda size: peak(lambda: chunk(region, nodes, next(parts(samples, size))))
+    one = peak_of(1)
     room = (max_memory - before) // at_once - (one - before)
+    if room < 0:
+        least = before + at_once * (one - before)
+        return 1, f"one sample a run takes {least / 2**20:,.0f} MiB, more than --max-memory"
+    each = max(peak_of(2) - one, 1)
     size = max(1, min(1 + room // each, most))
     if size >= enough:
         return size, ""
     needed = before + at_once * (one - before + (enough - 1) * each)
-    if room < 0:
-        least = before + at_once * (one - before)
-        return 1, f"one sample a run takes {least / 2**20:,.0f} MiB, more than --max-memory"
     return size, f"{size} of {enough} samples a run fit --max-memory; {needed / 2**20:,.0f} MiB would be faster"
 
 
