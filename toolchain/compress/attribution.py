@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -110,12 +111,12 @@ def attribute(
         labels = np.zeros_like(labels)
     samples = Part(inputs, labels)
     with handed_over(model, workers) as (path, sha256):
-        decided = () if workers.folder is None else (*pieces(model.ir), labels, *inputs, *inputs.values())
+        about = "" if workers.folder is None else key_of(chain((labels, *inputs, *inputs.values()), pieces(model.ir)))
         found = []
         for number, (cut, axis) in enumerate(cuts):
             recipe = Recipe(cut, axis, target, differences, threads, path, sha256)
             region = region_of(model, recipe)
-            key = key_of(*decided, cut, axis, target, differences, steps, tolerance, at_h_only) if decided else ""
+            key = key_of((about, cut, axis, target, differences, steps, tolerance, at_h_only))
             record = None if workers.folder is None else Record(workers.folder / f"cut{number}.npz", key)
             at_once = workers.count if workers.shares_memory else 1
             settings = Settings(steps, tolerance, at_h_only, max_memory or half_of_the_memory(), at_once)

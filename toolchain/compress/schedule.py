@@ -152,12 +152,13 @@ class Record:
         self.written = time.monotonic()
 
 
-def key_of(*what: Any) -> str:
-    """SHA-256 of arrays, bytes and plain values."""
+def key_of(what: Iterable[Any]) -> str:
+    """SHA-256 of arrays, bytes and plain values, one after another."""
     digest = hashlib.sha256()
     for one in what:
-        told = (one.dtype, one.shape) if isinstance(one, np.ndarray) else one
-        digest.update(repr(told).encode())
         if isinstance(one, np.ndarray):
+            digest.update(repr((one.dtype, one.shape)).encode())
             digest.update(np.ascontiguousarray(one).data)
+        else:
+            digest.update(one if isinstance(one, bytes) else repr(one).encode())
     return digest.hexdigest()
