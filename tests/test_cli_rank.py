@@ -140,7 +140,7 @@ def test_mistakes_are_one_line_with_a_way_out(
 ) -> None:
     done = jettison("rank", SHIPPED, "--data", samples, "-o", tmp_path / "ranks.npz", *words)
     assert done.returncode == code and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
-    assert not (tmp_path / "ranks.npz").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_scheduler_that_does_not_answer_is_a_runner_that_failed(samples: Path, tmp_path: Path) -> None:

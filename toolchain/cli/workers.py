@@ -28,15 +28,18 @@ def opened(where: str, count: int | None, folder: Path) -> Iterator[Workers]:
     if kind and kind not in EXECUTORS:
         raise UsageError(f"there is no executor '{kind}'", way_out=nearest(kind, EXECUTORS))
     folder.mkdir(exist_ok=True)
-    if not kind:
-        yield Workers(folder=folder)
-    else:
-        with EXECUTORS[kind](address, count) as (executor, found):
-            yield Workers(executor, found, folder)
-    for file in (*folder.glob("cut*.npz"), *folder.glob("network.onnx")):
-        file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    try:
+        if not kind:
+            yield Workers(folder=folder)
+        else:
+            with EXECUTORS[kind](address, count) as (executor, found):
+                yield Workers(executor, found, folder)
+        for file in folder.glob("cut*.npz"):
+            file.unlink()
+    finally:  # what was stopped finds its sums again; a mistake leaves nothing
+        (folder / "network.onnx").unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager
