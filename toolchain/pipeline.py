@@ -29,7 +29,7 @@ from toolchain.compress.surgery import prune
 from toolchain.data import Samples
 from toolchain.emit import EmissionCheck
 from toolchain.errors import RunnerFailed, UsageError
-from toolchain.evaluate import Accuracy, deviation, evaluate
+from toolchain.evaluate import Accuracy, answers, deviation, evaluate
 from toolchain.files import check_new, write_atomic, write_text
 from toolchain.model import Model, load, save
 from toolchain.profile import Profile, profile
@@ -215,12 +215,8 @@ def own_or_given_labels(
         return np.zeros(0, np.int64), "none"
     if samples.labels is not None:
         return samples.labels, "given"
-    from toolchain.session import run, session
-
-    runner = session(model.ir, threads)
-    batches = [{k: v[i : i + 32] for k, v in samples.inputs.items()} for i in range(0, len(samples), 32)]
-    found = [run(runner, batch)[0] for batch in batches]
-    return np.concatenate([y.reshape(len(y), -1).argmax(axis=1) for y in found]), "the model's own answers"
+    chosen = [y.reshape(len(y), -1).argmax(axis=1) for y, *_ in answers(model, samples, threads)]
+    return np.concatenate(chosen), "the model's own answers"
 
 
 def accuracies(job: Job, dense: Model, pruned: Model, recovered: Model | None) -> list[dict[str, Any]]:

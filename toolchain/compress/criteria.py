@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,14 @@ def onto_units(group: Group, channels: Channels, cut: str, axis: int, per_positi
     return out
 
 
+def over_cuts(
+    group: Group, channels: Channels, at: Mapping[tuple[str, int], Attribution], read: Callable[[Attribution], Any]
+) -> F64:
+    """What is read off the attribution at every cut of a group, summed for its units: [..., units]."""
+    found = (onto_units(group, channels, c, a, read(at[c, a])) for c, a in group.cuts)
+    return sum(found, np.zeros(len(group)))
+
+
 def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_only: bool = False) -> Scored:
     """Sum what `choose` reads off the attribution at every cut of a group."""
     cuts = list(dict.fromkeys(c for g in e.groups for c in g.cuts))
@@ -108,12 +117,10 @@ def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_on
     at = dict(zip(cuts, found, strict=True))
     scores, dead, expected = {}, {}, {}
     for g in e.groups:
-        parts = [(c, a, at[c, a]) for c, a in g.cuts]
-        scores[g.name] = sum((onto_units(g, e.channels, c, a, choose(g, f)) for c, a, f in parts), np.zeros(len(g)))
-        live = sum((onto_units(g, e.channels, c, a, f.is_live.astype(float)) for c, a, f in parts), np.zeros(len(g)))
-        dead[g.name] = live == 0
+        scores[g.name] = over_cuts(g, e.channels, at, partial(choose, g))
+        dead[g.name] = over_cuts(g, e.channels, at, lambda f: f.is_live.astype(float)) == 0
         if e.target == "classes":
-            expected[g.name] = sum(onto_units(g, e.channels, c, a, f.conditional) for c, a, f in parts)  # type: ignore[assignment]
+            expected[g.name] = over_cuts(g, e.channels, at, lambda f: f.conditional)
     facts = {
         "target": objective_of(e.model, e.target).target,
         "rule": "gradient at h" if at_h_only else "Gauss-Legendre, α = t²",

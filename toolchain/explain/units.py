@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.compress.attribution import Progress, attribute
-from toolchain.compress.criteria import onto_units
+from toolchain.compress.criteria import over_cuts
 from toolchain.compress.groups import Channels, Group
 from toolchain.compress.objective import objective_of
 from toolchain.compress.plan import removal_order
@@ -100,9 +100,9 @@ def layers_of(
     at = dict(zip(cuts, found, strict=True))
     layers = []
     for g in groups:
-        parts = [(c, a, at[c, a]) for c, a in g.cuts]
-        conditional = np.sum([onto_units(g, channels, c, a, f.conditional) for c, a, f in parts], axis=0)
-        live = np.sum([onto_units(g, channels, c, a, f.is_live.astype(np.float64)) for c, a, f in parts], axis=0)
-        facts = parts[0][2].counts, live > 0, max(f.gap for *_, f in parts), max(f.steps for *_, f in parts)
+        conditional = over_cuts(g, channels, at, lambda f: f.conditional)
+        live = over_cuts(g, channels, at, lambda f: f.is_live.astype(np.float64))
+        mine = [at[c] for c in g.cuts]
+        facts = mine[0].counts, live > 0, max(f.gap for f in mine), max(f.steps for f in mine)
         layers.append(Layer(g, conditional, *facts))
     return layers
