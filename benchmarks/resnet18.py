@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.files import cached
-from benchmarks.resnet56 import Block
+from benchmarks.resnet56 import Block, enlivened
 
 IMAGE = (3, 64, 64)
 CLASSES = 10
@@ -33,15 +33,7 @@ def resnet18() -> nn.Sequential:
 def seeded(seed: int = 0) -> nn.Sequential:
     """With random scales and shifts, running statistics taken from random images, every BatchNorm folded, frozen."""
     torch.manual_seed(seed)
-    net = resnet18()
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias, 0, 0.2)
-            layer.momentum = None  # the mean over all batches
-    with torch.no_grad():
-        net.train()(torch.randn(256, *IMAGE))
-    return folded(net.eval()).requires_grad_(False)
+    return folded(enlivened(resnet18(), IMAGE)).requires_grad_(False)
 
 
 def folded(net: nn.Sequential) -> nn.Sequential:

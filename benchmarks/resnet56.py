@@ -42,16 +42,20 @@ def resnet56() -> nn.Sequential:
 
 
 def seeded(seed: int = 0) -> nn.Sequential:
-    """ResNet-56 with random scales and shifts, its running statistics taken from random images."""
+    """ResNet-56, alive."""
     torch.manual_seed(seed)
-    net = resnet56()
+    return enlivened(resnet56(), IMAGE)
+
+
+def enlivened(net: nn.Sequential, image: tuple[int, ...]) -> nn.Sequential:
+    """With random scales and shifts, its running statistics taken from random images."""
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias, 0, 0.2)
             layer.momentum = None  # the mean over all batches
     with torch.no_grad():
-        net.train()(torch.randn(256, *IMAGE))
+        net.train()(torch.randn(256, *image))
     return net.eval()
 
 

@@ -12,20 +12,12 @@ import numpy as np
 import pytest
 from compress.networks import Net
 from test_cli import SHIPPED, jettison
+from test_cli import samples as samples
 
 from toolchain.compress.groups import analyse
 from toolchain.model import load, save
-from toolchain.synthetic import triangles_squares
 
 LAYER = "flatten"
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    x, y = triangles_squares(96, seed=5)
-    path = tmp_path_factory.mktemp("data") / "calibration.npz"
-    np.savez(path, x=x, y=y, classes=np.array(["triangle", "square"]))
-    return path
 
 
 def scores(path: Path) -> list[np.ndarray]:
