@@ -43,7 +43,7 @@ class Split:
 
     def samples(self, take: np.ndarray | slice = slice(None)) -> Samples:
         """Some of them, as jettison reads them."""
-        return Samples({"image": self.x[take]}, self.y[take])
+        return Samples("", {"image": self.x[take]}, self.y[take])
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Net:
     splits      seed -> its images
     epochs      of the base training here; 0 where another script trains it
     augment     images [b, *image] -> as many, changed at random; None where there are images enough
-    calibration images that criteria and recovery see
+    ranked      images that criteria see
+    calibration images that recovery sees
+    align       multiple of widths, for all methods: the default, or 4 where layers are too narrow for it
     """
 
     name: str
@@ -74,7 +76,9 @@ class Net:
     epochs: int
     rate: float
     augment: Callable[[Tensor, torch.Generator], Tensor] | None
+    ranked: int
     calibration: int
+    align: str
 
     def file(self, folder: Path, seed: int) -> Path:
         """Where the trained network of a seed lies."""
@@ -122,6 +126,11 @@ def residual_steps() -> tuple[Step, ...]:
 def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
     """Padded to keep the size, without bias: BatchNorm follows."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+
+
+def shape_steps() -> tuple[Step, ...]:
+    """[n, 1, 32, 32] -> [n, 2]: the network that ships with jettison."""
+    return train_triangles_squares.network(0.1).steps
 
 
 def alexnet_steps() -> tuple[Step, ...]:
@@ -174,25 +183,17 @@ def shape_splits(seed: int) -> Splits:
     return Splits(*(Split(x, y) for x, y in made))
 
 
-MSL5 = Path("/nowhere")  # set by the command line: the folder that train_msl5 wrote
-NETS = {
-    n.name: n
-    for n in (
-        Net("mnist", 10, (1, 28, 28), mnist_steps, mnist_splits, 3, 1e-3, None, 1024),
-        Net(
-            "shapes",
-            2,
-            (1, 32, 32),
-            lambda: train_triangles_squares.network(0.1).steps,
-            shape_splits,
-            2,
-            1e-3,
-            None,
-            1024,
-        ),
-        Net("residual", 5, (3, 64, 64), residual_steps, rover_splits, 40, 2e-3, train_msl5.augment, 592),
-    )
-}
+def nets(msl5: Path | None) -> dict[str, Net]:
+    """The networks by name; that of train_msl5 where its folder is given."""
+    found = [
+        Net("mnist", 10, (1, 28, 28), mnist_steps, mnist_splits, 3, 1e-3, None, 256, 1024, "4"),
+        Net("shapes", 2, (1, 32, 32), shape_steps, shape_splits, 2, 1e-3, None, 256, 512, "auto"),
+        Net("residual", 5, (3, 64, 64), residual_steps, rover_splits, 40, 2e-3, train_msl5.augment, 256, 592, "4"),
+    ]
+    if msl5 is not None:
+        splits = cache(lambda seed: rover_files(msl5))
+        found.append(Net("msl5", 5, (3, 128, 128), alexnet_steps, splits, 0, 0, train_msl5.augment, 128, 444, "auto"))
+    return {n.name: n for n in found}
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
@@ -242,12 +243,12 @@ def main() -> None:
     """Train the networks that are not there yet, and say how good they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--nets", nargs="*", default=[n for n, net in NETS.items() if net.epochs])
+    parser.add_argument("--nets", nargs="*", default=list(nets(None)))
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
-    for about in (NETS[n] for n in asked.nets):
+    for about in (nets(None)[n] for n in asked.nets):
         for seed in SEEDS:
             path = about.file(asked.out, seed)
             if path.exists():
