@@ -16,7 +16,7 @@ from torch import Tensor
 
 from toolchain.data import Samples, sha256_of
 from toolchain.errors import BadInput, UsageError
-from toolchain.files import write_atomic
+from toolchain.files import check_new, write_atomic
 from toolchain.model import Model, pieces
 from toolchain.retrain.network import Network
 from toolchain.retrain.recipe import Epoch, History, Recipe
@@ -88,9 +88,12 @@ class Keeper:
     def read(self, network: Network, optimiser: torch.optim.Optimizer) -> Kept | None:
         """How far the run was, its weights and moments put in place; None where it has not begun.
 
-        Raises BadInput for a file that is no checkpoint, UsageError for another run's.
+        Raises BadInput for a file that is no checkpoint, or that cannot be written, UsageError for another run's.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return None
+        check_new(self.path, force=True)
+        if not self.path.exists():
             return None
         try:
             state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True)
