@@ -4,10 +4,10 @@
     python -m benchmarks.criteria --nets-folder RUNS/nets --out RUNS [--nets mnist …] [--stages pruned recovered …]
     python -m benchmarks.criteria_table RUNS/rows.jsonl
 
-Every method says which units go so that at most a share of the multiply-accumulates is left. From there on all is the same
-code: the cut file is evaluated (pruned), refitted by our least squares without labels (recovered), and that is trained
-on (retrained). Rows are appended to OUT/rows.jsonl as they come; what is there is not done again. Validation is there to
-choose by, test to be told.
+Every method says which units go so that at most a share of the multiply-accumulates is left. From there on all is the
+same code: the cut file is evaluated (pruned), refitted by our least squares without labels (recovered), and that is
+trained on (retrained). Rows are appended to OUT/rows.jsonl as they come; what is there is not done again. Validation is
+there to choose by, test to be told.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import torch
 from benchmarks.criteria_nets import SEEDS, Net, Splits, nets, torch_of
 from benchmarks.reproduce.train_triangles_squares import to_onnx
 from benchmarks.rivals.torch_pruning_budget import IMPORTANCE, cut
+from toolchain.auto import TRIED, dense_answers, distance
 from toolchain.compress.attribution import Workers
 from toolchain.compress.criteria import CRITERIA, Evidence, rank
 from toolchain.compress.groups import Channels, analyse
@@ -43,15 +44,18 @@ from toolchain.evaluate import answers, evaluate
 from toolchain.model import Model, load, save
 from toolchain.ops.units import Ids
 from toolchain.profile import profile
+from toolchain.retrain import Recipe, retrain
 
 LEFT = (70, 50, 30, 10)  # percent of the multiply-accumulates
 STAGES = ("pruned", "recovered", "retrained")
 OURS = (
-    "auto", "ig", "ig-signed", "ig-abs", "taylor", "l1", "l2", "activation", "apoz", "selectivity", "reconstruction", "random",
+    "auto", "ig", "ig-signed", "ig-abs", "taylor", "l1", "l2", "activation", "apoz", "selectivity", "reconstruction",
+    "random",
 )  # fmt: skip
 ONNXSIM = ("onnxsim-l2", "onnxsim-wanda")
 REFITTED = tuple(f"{name}-refit" for name in ONNXSIM)  # with onnxsim's own ridge refit: recovered alone
 TESTED = 5000  # images of a split, at most
+CHOSEN = 1000  # images of validation, at most, by which an epoch is chosen
 
 
 @dataclass
@@ -67,6 +71,7 @@ class Case:
     splits: Splits
     done: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # (plan, stage) -> row
     rivals: tuple[Model, Channels] | None = None
+    dense_answers: list[Any] = field(default_factory=list)
 
     @property
     def ranked(self) -> Samples:
@@ -76,8 +81,17 @@ class Case:
     @property
     def calibration(self) -> Samples:
         """Images that recovery sees."""
-        pick = np.random.default_rng(self.seed).permutation(len(self.splits.train.y))[: self.about.calibration]
-        return self.splits.train.samples(np.sort(pick))
+        return self.splits.train.samples(np.sort(self.order[: self.about.calibration]))
+
+    @property
+    def tried(self) -> Samples:
+        """Images that neither criteria nor recovery see: by the answers to them `auto` decides."""
+        return self.splits.train.samples(np.sort(self.order[self.about.calibration :][:TRIED]))
+
+    @property
+    def order(self) -> Ids:
+        """The training images, shuffled."""
+        return np.random.default_rng(self.seed).permutation(len(self.splits.train.y))
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,9 @@ def opened(about: Net, seed: int, nets_folder: Path, folder: Path) -> Case:
     """Load a network and its images."""
     path = about.file(nets_folder, seed)
     model = load(path)
-    return Case(about, seed, path, folder, model, analyse(model), about.splits(seed))
+    case = Case(about, seed, path, folder, model, analyse(model), about.splits(seed))
+    case.dense_answers = dense_answers(model, case.tried, 1)
+    return case
 
 
 # ---- who goes ------------------------------------------------------------------------------------------------------
@@ -165,7 +181,9 @@ def by_onnxsim(case: Case, name: str, left: int, python: Path) -> Cut | None:
         script = Path(__file__).parent / "rivals/onnxsim_budget.py"
         limits = [str(p / 100) for p in LEFT]
         subprocess.run(
-            [python, script, source, folder / "images.npz", folder, "--limits", *limits], check=True, capture_output=True
+            [python, script, source, folder / "images.npz", folder, "--limits", *limits],
+            check=True,
+            capture_output=True,
         )
         (folder / "onnxsim.done").touch()
     if case.rivals is None:
@@ -204,7 +222,9 @@ def read_off(dense: Model, channels: Channels, path: Path) -> Cut | None:
         removed.append(order[gone])
     labels = np.concatenate(removed)
     pruned = prune(dense, channels, labels)
-    probe = Samples("", {k: np.random.default_rng(0).random((4, *v[1:]), np.float32) for k, v in shapes(dense).items()}, None)
+    probe = Samples(
+        "", {k: np.random.default_rng(0).random((4, *v[1:]), np.float32) for k, v in shapes(dense).items()}, None
+    )
     for (y,), (z,) in zip(answers(pruned, probe), answers(other, probe), strict=True):
         if np.abs(y - z).max() > 1e-4 * np.abs(z).max():
             raise ValueError(f"{path}: our cut of the same units gives other answers")
@@ -245,6 +265,7 @@ def stages(case: Case, method: str, left: int, wanted: list[str], python: Path) 
         if key not in case.done:
             made = model(stage)
             case.done[key] = {
+                "distance": distance(case.dense_answers, dense_answers(made, case.tried, 1), True),
                 "validation": evaluate(made, case.splits.validation.samples(slice(TESTED))).share,
                 "test": evaluate(made, case.splits.test.samples(slice(TESTED))).share,
             }
@@ -262,7 +283,13 @@ def recovered(case: Case, found: Cut) -> Model:
 
 
 def retrained(case: Case, found: Cut) -> Model:
-    raise NotImplementedError
+    """The recovered network, trained on labels by one recipe; validation chooses the epoch."""
+    epochs, rate, images = case.about.again
+    recipe = Recipe(epochs=epochs, batch=64, rate=rate, optimiser="adamw", seed=case.seed)
+    augment = [] if case.about.augment is None else [case.about.augment]
+    validation = case.splits.validation.samples(slice(CHOSEN))
+    model = recovered(case, found)
+    return retrain(model, case.splits.train.samples(slice(images)), validation, recipe, augment=augment)[0]
 
 
 # ---- all of it -----------------------------------------------------------------------------------------------------
@@ -277,7 +304,9 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--left", nargs="+", type=int, default=list(LEFT), choices=LEFT)
-    parser.add_argument("--onnxsim-python", type=Path, default=Path(sys.executable), help="of an environment with onnxsim")
+    parser.add_argument(
+        "--onnxsim-python", type=Path, default=Path(sys.executable), help="of an environment with onnxsim"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     path = asked.out / "rows.jsonl"
@@ -290,7 +319,7 @@ def main() -> None:
             about = known[name]
             case = opened(about, seed, asked.nets_folder if about.epochs else asked.msl5, asked.out)
             mine = [r for r in rows if (r["net"], r["seed"]) == (name, seed) and r["test"] is not None]
-            case.done |= {(r["plan"], r["stage"]): {k: r[k] for k in ("validation", "test")} for r in mine}
+            case.done |= {(r["plan"], r["stage"]): {k: r[k] for k in ("validation", "test", "distance")} for r in mine}
             for method in asked.methods:
                 for left in asked.left:
                     about_row = {"net": name, "seed": seed, "method": method, "left": left}

@@ -65,6 +65,7 @@ class Net:
     augment     images [b, *image] -> as many, changed at random; None where there are images enough
     ranked      images that criteria see
     calibration images that recovery sees
+    again       epochs, rate and images of retraining
     align       multiple of widths, for all methods: the default, or 4 where layers are too narrow for it
     """
 
@@ -78,6 +79,7 @@ class Net:
     augment: Callable[[Tensor, torch.Generator], Tensor] | None
     ranked: int
     calibration: int
+    again: tuple[int, float, int]
     align: str
 
     def file(self, folder: Path, seed: int) -> Path:
@@ -186,13 +188,41 @@ def shape_splits(seed: int) -> Splits:
 def nets(msl5: Path | None) -> dict[str, Net]:
     """The networks by name; that of train_msl5 where its folder is given."""
     found = [
-        Net("mnist", 10, (1, 28, 28), mnist_steps, mnist_splits, 3, 1e-3, None, 256, 1024, "4"),
-        Net("shapes", 2, (1, 32, 32), shape_steps, shape_splits, 2, 1e-3, None, 256, 512, "auto"),
-        Net("residual", 5, (3, 64, 64), residual_steps, rover_splits, 40, 2e-3, train_msl5.augment, 256, 592, "4"),
+        Net("mnist", 10, (1, 28, 28), mnist_steps, mnist_splits, 3, 1e-3, None, 256, 1024, (2, 1e-3, 2000), "4"),
+        Net("shapes", 2, (1, 32, 32), shape_steps, shape_splits, 2, 1e-3, None, 256, 512, (2, 1e-3, 1000), "auto"),
+        Net(
+            "residual",
+            5,
+            (3, 64, 64),
+            residual_steps,
+            rover_splits,
+            40,
+            2e-3,
+            train_msl5.augment,
+            256,
+            444,
+            (4, 1e-3, 592),
+            "4",
+        ),
     ]
     if msl5 is not None:
         splits = cache(lambda seed: rover_files(msl5))
-        found.append(Net("msl5", 5, (3, 128, 128), alexnet_steps, splits, 0, 0, train_msl5.augment, 128, 444, "auto"))
+        found.append(
+            Net(
+                "msl5",
+                5,
+                (3, 128, 128),
+                alexnet_steps,
+                splits,
+                0,
+                0,
+                train_msl5.augment,
+                128,
+                444,
+                (4, 1e-4, 592),
+                "auto",
+            )
+        )
     return {n.name: n for n in found}
 
 

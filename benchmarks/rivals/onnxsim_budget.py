@@ -21,7 +21,9 @@ from onnx import shape_inference
 def macs(model: onnx.ModelProto) -> int:
     """Multiply-accumulates of convolutions and products for one sample."""
     inferred = shape_inference.infer_shapes(model).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.value_info, *inferred.output)}
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.value_info, *inferred.output)
+    }
     weights = {t.name: list(t.dims) for t in inferred.initializer}
     total = 0
     for node in inferred.node:
@@ -40,7 +42,9 @@ def main() -> None:
     parser.add_argument("--limits", type=float, nargs="+", required=True)
     asked = parser.parse_args()
     with np.load(asked.calibration) as file:
-        data: list[dict[str, Any]] = [{"image": part} for part in np.array_split(file["x"], max(1, len(file["x"]) // 32))]
+        data: list[dict[str, Any]] = [
+            {"image": part} for part in np.array_split(file["x"], max(1, len(file["x"]) // 32))
+        ]
     simple, _ = onnxsim.simplify(onnx.load(asked.net))
     onnx.save(simple, asked.out / "simple.onnx")
     dense = macs(simple)
@@ -58,7 +62,9 @@ def main() -> None:
             if share <= limit:
                 name = f"{score}-{round(100 * limit)}"
                 onnx.save(found, asked.out / f"{name}.onnx")
-                refitted = onnxsim.apply_pruning_finetune(simple, onnx.ModelProto.FromString(found.SerializeToString()), data)
+                refitted = onnxsim.apply_pruning_finetune(
+                    simple, onnx.ModelProto.FromString(found.SerializeToString()), data
+                )
                 onnx.save(refitted, asked.out / f"{name}-refit.onnx")
 
 

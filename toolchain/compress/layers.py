@@ -6,8 +6,6 @@ convolution of g groups is g such products side by side; every array here has th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from toolchain.model import Model
 from toolchain.ops.pooling import window
 from toolchain.ops.table import attribute, constant, dims
+from toolchain.ops.units import Ids
 
 F32, F64 = NDArray[np.float32], NDArray[np.float64]
 
@@ -58,23 +57,30 @@ def matrix(node: ir.Node) -> F32:
     return (w.T if attribute(node, "transB", 0) else w)[None]
 
 
-def rows(
-    node: ir.Node, x: F32, outputs: Sequence[F32], places: int, generator: np.random.Generator
-) -> tuple[F32, list[F32]]:
-    """Inputs [g, p, columns] and outputs [g, p, m] at seeded output positions of each sample, `places` at most."""
+def positions(node: ir.Node, y: F32) -> int:
+    """Output positions of a sample: those of an image, or one where every row of a matrix is taken."""
+    return int(np.prod(y.shape[2:])) if node.op_type == "Conv" else 1
+
+
+def inputs_at(node: ir.Node, x: F32, space: tuple[int, ...], pick: Ids) -> F32:
+    """What a layer reads for its outputs at some positions of `space`, [g, p, columns]; p runs over samples first."""
     if node.op_type != "Conv":
-        return x.reshape(1, -1, x.shape[-1]), [y.reshape(1, -1, y.shape[-1]) for y in outputs]
-    g, space = blocks_of(node), outputs[0].shape[2:]
-    total = int(np.prod(space))
-    pick = generator.permutation(total)[: min(places, total)]
+        return x.reshape(1, -1, x.shape[-1])
     patches = unfolded(node, x, space, pick)  # [n, positions, channels, taps]
     n, p, channels, taps = patches.shape
-    inputs = patches.reshape(n * p, g, channels // g * taps).transpose(1, 0, 2)
-    flat = [y.reshape(n, y.shape[1], -1)[:, :, pick].transpose(0, 2, 1).reshape(n * p, g, -1) for y in outputs]
-    return inputs, [f.transpose(1, 0, 2) for f in flat]
+    g = blocks_of(node)
+    return patches.reshape(n * p, g, channels // g * taps).transpose(1, 0, 2)
 
 
-def unfolded(node: ir.Node, x: F32, space: tuple[int, ...], pick: NDArray[np.int64]) -> F32:
+def outputs_at(node: ir.Node, y: F32, pick: Ids) -> F32:
+    """A layer's outputs there, [g, p, m]."""
+    if node.op_type != "Conv":
+        return y.reshape(1, -1, y.shape[-1])
+    flat = y.reshape(*y.shape[:2], -1)[:, :, pick].transpose(0, 2, 1)
+    return flat.reshape(len(y) * len(pick), blocks_of(node), -1).transpose(1, 0, 2)
+
+
+def unfolded(node: ir.Node, x: F32, space: tuple[int, ...], pick: Ids) -> F32:
     """Patches that a convolution reads for some of its output positions, [n, positions, channels, taps]."""
     v = window(node)
     rank = len(v.kernel)

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from toolchain.compress.equations import Sums
 from toolchain.compress.evidence import F64, Evidence, Scored, scored, streamed
 from toolchain.compress.groups import Group
-from toolchain.compress.layers import bias_of, is_linear, matrix, rows, unit_axis
+from toolchain.compress.layers import bias_of, inputs_at, is_linear, matrix, outputs_at, positions, unit_axis
 from toolchain.ops.units import Ids
 
 RIDGE = 1e-2  # of the mean diagonal: few samples must not make units look alike
@@ -130,11 +130,12 @@ def second_moments(e: Evidence, node: ir.Node) -> Sums:
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
     sums = Sums.empty(blocks, columns, outputs, bias_of(node) is not None)
-    places = max(1, -(-max(ROWS_PER_COLUMN * columns, 16384) // len(e.labels)))
+    places = max(1, -(-max(ROWS_PER_COLUMN * columns, 8192) // len(e.labels)))
     generator = np.random.default_rng(e.seed)
     for _, (h, made) in streamed(e, [str(x.name), str(y.name)], node.name or str(y.name)):
-        taken, (out,) = rows(node, h, [made], places, generator)
-        sums.add(taken, out, out)
+        pick = generator.permutation(positions(node, made))[:places]
+        out = outputs_at(node, made, pick)
+        sums.add(inputs_at(node, h, made.shape[2:], pick), out, out)
     return sums
 
 

@@ -23,7 +23,18 @@ from numpy.typing import NDArray
 from toolchain.compress.attribution import Progress
 from toolchain.compress.equations import Rows, Sums, best, solved
 from toolchain.compress.groups import Channels
-from toolchain.compress.layers import bias_of, blocks_of, column_axis, is_linear, matrix, rows, unit_axis, write
+from toolchain.compress.layers import (
+    bias_of,
+    blocks_of,
+    column_axis,
+    inputs_at,
+    is_linear,
+    matrix,
+    outputs_at,
+    positions,
+    unit_axis,
+    write,
+)  # fmt: skip
 from toolchain.compress.surgery import rows_kept
 from toolchain.model import Model
 from toolchain.ops.units import Ids
@@ -33,6 +44,8 @@ F32, F64 = NDArray[np.float32], NDArray[np.float64]
 # of the mean diagonal of the normal equations; the last leaves the weights and moves the mean into the bias
 LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, np.inf)
 BATCH = 32
+LEAST_ROWS = 8192  # of a layer, where the samples have so many positions; and four for each column
+NARROW = 256  # columns below which the normal equations are small, however few the rows
 WIDEST = 8192  # columns up to which the normal equations are summed: 0.5 GB in float64
 
 
@@ -80,9 +93,10 @@ def recover(
     keep = {key: ~gone[channels.labels.root[ids]] for key, ids in channels.labels.axes.items()}
     recovered = pruned.with_ir(pruned.ir.clone())
     found = list(consumers(dense, recovered, keep))
+    goals = goals_of(dense, found, inputs, seed, threads)
     refits = []
-    for i, consumer in enumerate(found):
-        refits.append(refit(dense, recovered, consumer, inputs, ridges, seed, threads))
+    for i, (consumer, goal) in enumerate(zip(found, goals, strict=True)):
+        refits.append(refit(recovered, consumer, goal, inputs, ridges, seed, threads))
         progress(consumer.node.name or consumer.output, i + 1, len(found))
     return recovered, refits
 
@@ -102,10 +116,44 @@ def consumers(dense: Model, pruned: Model, keep: Mapping[Any, NDArray[np.bool_]]
         yield Consumer(nodes[str(y.name)], str(y.name), rows_kept(y, axis, keep), axis)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What a layer made in the dense network for one part of the samples.
+
+    pick  seeded output positions, as many as the equations need
+    y     [g, p, m] there
+    """
+
+    part: slice
+    pick: Ids
+    y: F32
+
+
+def goals_of(
+    dense: Model, found: Sequence[Consumer], inputs: Mapping[str, F32], seed: int, threads: int
+) -> list[list[Goal]]:
+    """The dense network's outputs at every consumer, of one run over the samples."""
+    goals: list[list[Goal]] = [[] for _ in found]
+    if not found:
+        return goals
+    n = len(next(iter(inputs.values())))
+    generator = np.random.default_rng(seed)
+    runner = session(with_outputs(dense.ir, [c.output for c in found]), threads)
+    size = BATCH if dense.batch == "free" else int(dense.batch)
+    for start in range(0, n if dense.batch == "free" else n - n % size, size):
+        part = slice(start, min(start + size, n))
+        for consumer, mine, y in zip(found, goals, run(runner, {k: v[part] for k, v in inputs.items()}), strict=True):
+            places = max(1, -(-max(4 * matrix(consumer.node).shape[1], LEAST_ROWS) // n))
+            pick = generator.permutation(positions(consumer.node, y))[:places]
+            y = np.compress(consumer.kept, y, axis=consumer.axis)
+            mine.append(Goal(part, pick, outputs_at(consumer.node, y, pick)))
+    return goals
+
+
 def refit(
-    dense: Model,
     pruned: Model,
     consumer: Consumer,
+    goals: Sequence[Goal],
     inputs: Mapping[str, F32],
     ridges: Sequence[float],
     seed: int,
@@ -118,33 +166,23 @@ def refit(
     n = len(next(iter(inputs.values())))
     generator = np.random.default_rng(seed)
     is_held = generator.permutation(n) % 4 == 0
-    places = max(1, -(-max(4 * columns, 16384) // n))
     x = node.inputs[0]
     assert x is not None
-    old = session(with_outputs(dense.ir, [consumer.output]), threads)
-    new = session(with_outputs(pruned.ir, [str(x.name), consumer.output]), threads)
-    size = BATCH if dense.batch == "free" else int(dense.batch)
-    is_tall = node.op_type == "Conv" or n * positions(node) > columns or columns <= 256
+    runner = session(with_outputs(pruned.ir, [str(x.name), consumer.output]), threads)
+    is_tall = sum(g.y.shape[1] for g in goals) > columns or columns <= NARROW
     make = Sums.empty if blocks > 1 or (is_tall and columns <= WIDEST) else Rows.empty
     fit, held = (make(blocks, columns, outputs, bias_of(node) is not None) for _ in range(2))
-    for start in range(0, n if dense.batch == "free" else n - n % size, size):
-        part = {k: v[start : start + size] for k, v in inputs.items()}
-        y = np.compress(consumer.kept, run(old, part)[0], axis=consumer.axis)
-        x_hat, y_hat = run(new, part)
-        flags = is_held[start : start + size]
+    for goal in goals:
+        x_hat, y_hat = run(runner, {k: v[goal.part] for k, v in inputs.items()})
+        taken = inputs_at(node, x_hat, y_hat.shape[2:], goal.pick)
+        r = goal.y - outputs_at(node, y_hat, goal.pick)
+        flags = np.repeat(is_held[goal.part], taken.shape[1] // (goal.part.stop - goal.part.start))
         for sums, which in ((fit, ~flags), (held, flags)):
             if which.any():
-                taken, (r, dense_y) = rows(node, x_hat[which], ((y - y_hat)[which], y[which]), places, generator)
-                sums.add(taken, r, dense_y)
+                sums.add(taken[:, which], r[:, which], goal.y[:, which])
     ridge, before, after = best(fit, held, ridges, generator)
     both = fit.plus(held)  # type: ignore[arg-type]
     if ridge is not None:
         write(node, weights, solved(both, ridge))
     few = f"{both.count} rows for {columns} unknowns: {n * -(-columns // max(both.count, 1))} samples would settle them"
     return Refit(name, before, after, ridge, few if both.count < columns else "")
-
-
-def positions(node: ir.Node) -> int:
-    """Rows that a sample gives a product with a matrix."""
-    shape = node.outputs[0].shape
-    return int(np.prod([d if isinstance(d, int) else 1 for d in list(shape)[1:-1]])) if shape is not None else 1
