@@ -30,7 +30,7 @@ import torch
 from benchmarks.criteria_nets import SEEDS, Net, Splits, nets, torch_of
 from benchmarks.reproduce.train_triangles_squares import to_onnx
 from benchmarks.rivals.torch_pruning_budget import IMPORTANCE, cut
-from toolchain.auto import CANDIDATES, TRIED, dense_answers, distance, even
+from toolchain.auto import TRIED, dense_answers, distance
 from toolchain.compress.attribution import Workers
 from toolchain.compress.criteria import CRITERIA, Evidence, rank
 from toolchain.compress.groups import Channels, analyse
@@ -52,7 +52,6 @@ OURS = (
     "auto", "ig", "ig-signed", "ig-abs", "taylor", "l1", "l2", "activation", "apoz", "selectivity", "reconstruction",
     "random",
 )  # fmt: skip
-EVEN = tuple(f"{name}/even" for name in CANDIDATES)  # the same share of every group
 ONNXSIM = ("onnxsim-l2", "onnxsim-wanda")
 REFITTED = tuple(f"{name}-refit" for name in ONNXSIM)  # with onnxsim's own ridge refit: recovered alone
 TESTED = 5000  # images of a split, at most
@@ -122,14 +121,10 @@ def opened(about: Net, seed: int, nets_folder: Path, folder: Path) -> Case:
 # ---- who goes ------------------------------------------------------------------------------------------------------
 def by_criterion(case: Case, criterion: str, left: int) -> Cut | None:
     """Our plan at the budget, or None where alignment does not let it be met."""
-    criterion, _, is_even = criterion.partition("/")
     ranks = ranks_of(case, criterion)
-    budget, align = f"macs<={left}%", case.about.align
+    budget = f"macs<={left}%"
     try:
-        if is_even:
-            plan = even(case.model, case.channels, ranks, budget, align)
-        else:
-            plan = make_plan(case.model, case.channels, ranks.scores, ranks.dead, budget, align)
+        plan = make_plan(case.model, case.channels, ranks.scores, ranks.dead, budget, case.about.align)
     except OutOfReach:
         return None
     removed = plan.labels(case.channels)
@@ -243,7 +238,7 @@ def shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 def found_by(case: Case, method: str, left: int, python: Path) -> Cut | None:
     """The cut of any method."""
-    if method.partition("/")[0] in CRITERIA:
+    if method in CRITERIA:
         return by_criterion(case, method, left)
     if method in IMPORTANCE:
         return by_torch_pruning(case, method, left)
@@ -305,7 +300,7 @@ def main() -> None:
     parser.add_argument("--msl5", type=Path, help="folder that reproduce.train_msl5 wrote, for the net msl5")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--nets", nargs="+", default=["mnist", "residual", "shapes"])
-    parser.add_argument("--methods", nargs="+", default=[*OURS, *EVEN, *IMPORTANCE, *ONNXSIM, *REFITTED])
+    parser.add_argument("--methods", nargs="+", default=[*OURS, *IMPORTANCE, *ONNXSIM, *REFITTED])
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--left", nargs="+", type=int, default=list(LEFT), choices=LEFT)

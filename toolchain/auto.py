@@ -21,7 +21,6 @@ from toolchain.compress.ranks import Ranks
 from toolchain.compress.recover import recover
 from toolchain.compress.surgery import prune
 from toolchain.data import Samples
-from toolchain.errors import OutOfReach
 from toolchain.evaluate import answers
 from toolchain.model import Model
 
@@ -89,30 +88,6 @@ def choose(
     _, ranks, plan = trials[best]
     told = tuple((criteria, found) for criteria, (found, _, _) in trials.items())
     return Choice(ranks, plan, dict(zip(kinds, best, strict=True)), told)
-
-
-def even(
-    model: Model, channels: Channels, ranks: Ranks, budget: str, align: str = "auto", keep: Sequence[str] = ()
-) -> Plan:
-    """The plan that takes the same share of every group, as little as the budget allows; raises OutOfReach."""
-    make = lambda share: make_plan(
-        model, channels, ranks.scores, ranks.dead, f"{budget},units<={100 * share:.6f}%", align, keep
-    )
-    free = make_plan(model, channels, ranks.scores, ranks.dead, budget, align, keep)
-    low, high, found = 0.0, 1.0, free
-    while high - low > 2**-8:
-        share = (low + high) / 2
-        try:
-            plan = make(share)
-        except OutOfReach:  # a share under a step of some group: the budget itself can be met
-            low = share
-            continue
-        alone = make_plan(model, channels, ranks.scores, ranks.dead, f"units<={100 * share:.6f}%", align, keep)
-        if alone.widths == plan.widths:
-            low, found = share, plan
-        else:
-            high = share
-    return found
 
 
 def parted(samples: Samples, seed: int) -> tuple[Samples, Samples]:
