@@ -188,8 +188,8 @@ def shape_splits(seed: int) -> Splits:
 def nets(msl5: Path | None) -> dict[str, Net]:
     """The networks by name; that of train_msl5 where its folder is given."""
     found = [
-        Net("mnist", 10, (1, 28, 28), mnist_steps, mnist_splits, 3, 1e-3, None, 256, 1024, (2, 1e-3, 2000), "4"),
-        Net("shapes", 2, (1, 32, 32), shape_steps, shape_splits, 2, 1e-3, None, 256, 512, (2, 1e-3, 1000), "auto"),
+        Net("mnist", 10, (1, 28, 28), mnist_steps, mnist_splits, 3, 1e-3, None, 256, 512, (2, 1e-3, 2000), "4"),
+        Net("shapes", 2, (1, 32, 32), shape_steps, shape_splits, 2, 1e-3, None, 256, 256, (2, 1e-3, 1000), "auto"),
         Net(
             "residual",
             5,
