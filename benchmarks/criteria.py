@@ -265,7 +265,8 @@ def stages(case: Case, method: str, left: int, wanted: list[str], python: Path) 
         if key not in case.done:
             made = model(stage)
             case.done[key] = {
-                "distance": distance(case.dense_answers, dense_answers(made, case.tried, 1), True),
+                "distance": distance(case.dense_answers, found_answers := dense_answers(made, case.tried, 1), True),
+                "changed": float((found_answers[0].argmax(1) != case.dense_answers[0].argmax(1)).mean()),
                 "validation": evaluate(made, case.splits.validation.samples(slice(TESTED))).share,
                 "test": evaluate(made, case.splits.test.samples(slice(TESTED))).share,
             }
@@ -319,7 +320,7 @@ def main() -> None:
             about = known[name]
             case = opened(about, seed, asked.nets_folder if about.epochs else asked.msl5, asked.out)
             mine = [r for r in rows if (r["net"], r["seed"]) == (name, seed) and r["test"] is not None]
-            case.done |= {(r["plan"], r["stage"]): {k: r[k] for k in ("validation", "test", "distance")} for r in mine}
+            case.done |= {(r["plan"], r["stage"]): {k: r[k] for k in ("validation", "test", "distance", "changed")} for r in mine}
             for method in asked.methods:
                 for left in asked.left:
                     about_row = {"net": name, "seed": seed, "method": method, "left": left}
