@@ -189,31 +189,29 @@ def solve(
     scores: Mapping[str, NDArray[np.float64]],
 ) -> NDArray[np.int64]:
     """Widths whose costs meet every limit, with the least loss."""
+    limits = sorted(limits, key=lambda t: COUNTERS.index(t.quantity))  # memory, the dearest to count, comes last
     quantities = [t.quantity for t in limits]
     rows = [COUNTERS.index(q) for q in quantities]
     bounds = np.array([t.bound(before[r]) for t, r in zip(limits, rows, strict=True)])
     size = np.array([len(g) for g in channels.groups], np.int64)
 
-    def shares(kept: NDArray[np.int64]) -> NDArray[np.float64]:
-        return model_costs.costs(size - kept, quantities) / bounds
+    def share(kept: NDArray[np.int64], q: int) -> float:
+        return float(model_costs.costs(size - kept, quantities[q : q + 1])[0] / bounds[q])
 
-    def excess(kept: NDArray[np.int64]) -> float:
-        return float(shares(kept).max())
-
-    if excess(start) <= 1:
+    rising = [losses(o, scores.get(g.name)) for o, g in zip(order, channels.groups, strict=True)]
+    search = Search(start, least, step, rising, len(limits), share)
+    if search.fits(start):
         return start
-    if excess(least) > 1:
-        reached = shares(least)
+    if not search.fits(least):
+        reached = np.array([share(least, q) for q in range(len(limits))])
         worst = int(reached.argmax())
         best = f"the best is {reached[worst] * bounds[worst]:,.0f}"
         raise OutOfReach(
             f"budget {quantities[worst]}<={bounds[worst]:,.0f} is out of reach: {best}",
             way_out=f"Protected: {protection(channels, least, size)}",
         )
-    rising = [losses(o, scores.get(g.name)) for o, g in zip(order, channels.groups, strict=True)]
-    search = Search(start, least, step, rising, shares)
     found = [search.widths_within(1.0, leap=True), search.widths_within(1.0, leap=False), search.scaled()]
-    return min((search.grown(f) for f in found if excess(f) <= 1), key=search.loss)
+    return min((search.grown(f) for f in found if search.fits(f)), key=search.loss)
 
 
 def chosen(channels: Channels, order: Sequence[Ids], counts: NDArray[np.int64]) -> list[Ids]:
