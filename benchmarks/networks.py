@@ -1,4 +1,4 @@
-"""Six convolutional networks of the sizes people fly, BatchNorm folded, with seeded weights: for what is timed and counted.
+"""Six convolutional networks of the sizes people fly, with seeded weights: for what is timed and counted.
 
 AlexNet-5 is in `nets`; the others follow their papers' tables: VGG-11 (Simonyan & Zisserman 2015) with narrower dense
 layers, ResNet-18 (He et al. 2016), MobileNetV2 (Sandler et al. 2018), DenseNet-121 (Huang et al. 2017), SqueezeNet 1.1

@@ -144,7 +144,7 @@ class Buffers:
 
 
 def arena(model: Model, shape: Shape = dims) -> int:
-    """Peak bytes of activations when buffers are placed greedily, largest first (Lee & Pisarchyk 2020, TFLite Micro)."""
+    """Peak bytes of activations when buffers are placed greedily, largest first (Lee & Pisarchyk 2020)."""
     found = buffers(model)
     return found.height([size_of(v, shape) for v in found.values])
 
