@@ -119,11 +119,40 @@ def structure_bytes(model: Model) -> int:
     return around.ByteSize() - len(varint(around.graph.ByteSize())) + sum(1 + len(varint(p)) + p for p in parts)
 
 
-def arena(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) -> int:
-    """Peak bytes of activations when buffers are placed greedily, largest first (Lee & Pisarchyk 2020, TFLite Micro).
+@dataclass(frozen=True)
+class Buffers:
+    """Where a graph's activations live, and which of these places are needed at the same time.
 
-    Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards; values
-    in `copied` have one of their own.
+    values  the value whose size each buffer has, [b]
+    beside  buffers whose lives overlap with each, [b]
+    """
+
+    values: tuple[ir.Value, ...]
+    beside: tuple[tuple[int, ...], ...]
+
+    def height(self, sizes: Sequence[int]) -> int:
+        """Bytes of the pile: largest first, each buffer at the lowest offset that is free during its whole life."""
+        low, top = [-1] * len(sizes), [0] * len(sizes)
+        for i in sorted((i for i, size in enumerate(sizes) if size), key=lambda i: (-sizes[i], -i)):
+            offset = 0
+            for start, end in sorted((low[k], top[k]) for k in self.beside[i] if low[k] >= 0):
+                if offset + sizes[i] <= start:
+                    break
+                offset = max(offset, end)
+            low[i], top[i] = offset, offset + sizes[i]
+        return max(top, default=0)
+
+
+def arena(model: Model, shape: Shape = dims) -> int:
+    """Peak bytes of activations when buffers are placed greedily, largest first (Lee & Pisarchyk 2020)."""
+    found = buffers(model)
+    return found.height([size_of(v, shape) for v in found.values])
+
+
+def buffers(model: Model, copied: Collection[ir.Value] = ()) -> Buffers:
+    """Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards.
+
+    copied  values that have a buffer of their own in any case
     """
     order = list(model.graph)
     last = {v: len(order) for v in model.graph.outputs}
@@ -132,32 +161,41 @@ def arena(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) 
             if v is not None and v.const_value is None:
                 last[v] = max(last.get(v, i), i)
     owner: dict[ir.Value, int] = {}
-    spans: list[list[int]] = []  # [bytes, first, last]
+    values: list[ir.Value] = []
+    lives: list[list[int]] = []  # [first, last]
     for v in model.graph.inputs:
-        owner[v] = len(spans)
-        spans.append([size_of(v, shape), 0, last.get(v, 0)])
+        owner[v] = len(values)
+        values.append(v)
+        lives.append([0, last.get(v, 0)])
     for i, node in enumerate(order):
         source = node.inputs[0] if node.inputs else None
         for v in node.outputs:
-            if source in owner and v not in copied and takes_over(node, source, v, last, i, shape):
+            if source in owner and v not in copied and takes_over(node, source, v, last, i):
                 owner[v] = owner[source]  # type: ignore[index]
-                spans[owner[v]][2] = max(spans[owner[v]][2], last.get(v, i))
+                lives[owner[v]][1] = max(lives[owner[v]][1], last.get(v, i))
             else:
-                owner[v] = len(spans)
-                spans.append([size_of(v, shape), i, last.get(v, i)])
-    return placed(spans)
+                owner[v] = len(values)
+                values.append(v)
+                lives.append([i, last.get(v, i)])
+    return Buffers(tuple(values), overlapping(lives))
 
 
-def takes_over(
-    node: ir.Node, source: ir.Value | None, value: ir.Value, last: dict[ir.Value, int], i: int, shape: Shape
-) -> bool:
+def overlapping(lives: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """For each life [first, last] the others that share a moment with it."""
+    first, last = np.array(lives, np.int64).reshape(-1, 2).T
+    together = (first[:, None] <= last) & (first <= last[:, None])
+    np.fill_diagonal(together, False)
+    return tuple(tuple(np.flatnonzero(row).tolist()) for row in together)
+
+
+def takes_over(node: ir.Node, source: ir.Value | None, value: ir.Value, last: dict[ir.Value, int], i: int) -> bool:
     """Whether an output can live in the buffer of its node's first input."""
     if node.op_type in VIEWS:
         return True
     computed = [v for v in node.inputs if v is not None and v.const_value is None]
     entry = find(node)
     elementwise = entry is not None and entry.channels in ELEMENTWISE and len(computed) == 1 and source is computed[0]
-    return elementwise and last[computed[0]] == i and size_of(computed[0], shape) == size_of(value, shape)
+    return elementwise and last[computed[0]] == i and size_of(computed[0], dims) == size_of(value, dims)
 
 
 def size_of(value: ir.Value, shape: Shape) -> int:
@@ -166,19 +204,3 @@ def size_of(value: ir.Value, shape: Shape) -> int:
         return 0
     count = abs(math.prod(shape(value)))
     return -(-count * value.dtype.bitwidth // 8 // ALIGNMENT) * ALIGNMENT
-
-
-def placed(spans: Sequence[Sequence[int]]) -> int:
-    """Height of the pile: each buffer at the lowest offset that is free during its whole life."""
-    order = sorted((i for i in range(len(spans)) if spans[i][0]), key=lambda i: (-spans[i][0], -i))
-    size, first, last = np.array([spans[i] for i in order], np.int64).reshape(-1, 3).T
-    low = np.zeros_like(size)
-    for i in range(len(order)):
-        beside = np.flatnonzero((first[:i] <= last[i]) & (first[i] <= last[:i]))
-        offset = 0
-        for k in beside[np.argsort(low[beside], kind="stable")].tolist():
-            if offset + size[i] <= low[k]:
-                break
-            offset = max(offset, int(low[k] + size[k]))
-        low[i] = offset
-    return int((low + size).max(initial=0))

@@ -134,7 +134,7 @@ def test_several_terms_are_all_met(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [1, 25, 50, 75, 99])
 def test_units_is_the_share_kept_of_every_group_to_the_nearest_unit(share: int) -> None:
-    for align, step in (("off", 1), ("auto", 8)):
+    for align, step in (("off", 1), ("auto", 16)):
         for name, (size, after) in plan_of(wide(), f"units<={share}%", align).widths.items():
             exact = max(size * share / 100, 1)
             assert after <= exact + 0.5, name

@@ -40,14 +40,16 @@ class Search:
     """One search for widths [g] between `least` and `start`, in multiples of `step`.
 
     rising  loss of each removal of each group, in order
-    shares  widths -> cost over limit, for each limit
+    limits  how many limits there are, those first that are cheaper to ask
+    share   (widths, limit) -> cost over limit
     """
 
     start: NDArray[np.int64]
     least: NDArray[np.int64]
     step: NDArray[np.int64]
     rising: Sequence[NDArray[np.float64]]
-    shares: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    limits: int
+    share: Callable[[NDArray[np.int64], int], float]
 
     def loss(self, kept: NDArray[np.int64]) -> float:
         """Summed loss of these widths."""
@@ -55,7 +57,11 @@ class Search:
 
     def excess(self, kept: NDArray[np.int64]) -> float:
         """The worst cost over its limit."""
-        return float(self.shares(kept).max())
+        return max(self.share(kept, q) for q in range(self.limits))
+
+    def fits(self, kept: NDArray[np.int64], limit: float = 1.0) -> bool:
+        """Whether no cost is beyond this share of its limit; the first one that is settles it."""
+        return all(self.share(kept, q) <= limit for q in range(self.limits))
 
     def widths_within(self, limit: float, leap: bool) -> NDArray[np.int64]:
         """Widths whose costs stay under the limits.
@@ -77,14 +83,14 @@ class Search:
             goal = limit * (self.excess(self.start) / limit) ** (1 - stage)
             fresh = self.marginal(kept)
             price = np.where(fresh > 0, fresh, price)  # a group at its end keeps the price that brought it there
-            low, high = bracket(lambda m, goal=goal: self.excess(widths(m)) <= goal)
+            low, high = bracket(lambda m, goal=goal: self.fits(widths(m), goal))
             while stage == 1 and high is not None and self.excess(widths(high)) < limit - SLACK:
                 jumped = (widths(low) != widths(high)) & ~locked
                 if not jumped.any():
                     break
                 kept = np.where(locked, kept, widths(high if leap else low))
                 locked = locked | jumped
-                low, high = bracket(lambda m: self.excess(widths(m)) <= limit)
+                low, high = bracket(lambda m: self.fits(widths(m), limit))
             if high is None:
                 return self.least
             kept = widths(high)
@@ -95,7 +101,7 @@ class Search:
         low, high = 0.0, 1.0  # of the way from `start` to `least`; the far end is within
         while high - low > 1e-4:
             middle = (low + high) / 2
-            low, high = (low, middle) if self.excess(self.between(middle)) <= 1 else (middle, high)
+            low, high = (low, middle) if self.fits(self.between(middle)) else (middle, high)
         return self.between(high)
 
     def between(self, share: float) -> NDArray[np.int64]:
@@ -115,20 +121,21 @@ class Search:
                 fits = False
                 for g in np.argsort(regained)[::-1]:
                     wider = np.where(np.arange(len(kept)) == g, more, kept)
-                    if more[g] > kept[g] and self.excess(wider) <= 1:
+                    if more[g] > kept[g] and self.fits(wider):
                         kept, fits = wider, True
         return kept
 
     def marginal(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Cost that one more removed unit of each group frees, in shares of the limits that still bind, [g]."""
-        now = self.shares(kept)
-        binding = now > min(1, now.max()) - SLACK
+        now = [self.share(kept, q) for q in range(self.limits)]
+        binding = [q for q in range(self.limits) if now[q] > min(1, max(now)) - SLACK]
         freed = np.zeros(len(kept))
         for g in range(len(kept)):
             fewer = kept.copy()
             fewer[g] = max(kept[g] - max(self.step[g], len(self.rising[g]) // 8), 1)
             if fewer[g] < kept[g]:
-                freed[g] = float(np.clip(now - self.shares(fewer), 0, None)[binding].sum()) / (kept[g] - fewer[g])
+                less = sum(max(now[q] - self.share(fewer, q), 0.0) for q in binding)
+                freed[g] = less / (kept[g] - fewer[g])
         return freed
 
 

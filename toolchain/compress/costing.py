@@ -70,6 +70,45 @@ class Tally:
         return self.total
 
 
+class Arena:
+    """Peak bytes of activations; what does not depend on widths is worked out once.
+
+    parts  as in `Costing`
+    """
+
+    def __init__(self, model: Model, parts: Mapping[ir.Value, Sequence[Part]]) -> None:
+        self.model, self.parts = model, parts
+        self.placed: dict[frozenset[ir.Value], tuple[profile.Buffers, Callable[[NDArray[np.int64]], list[int]]]] = {}
+
+    def at(self, removed: NDArray[np.int64], copied: frozenset[ir.Value]) -> int:
+        """Bytes when these many units of each group go, [g], and values that are `copied` have buffers of their own."""
+        if copied not in self.placed:
+            found = profile.buffers(self.model, copied)
+            self.placed[copied] = found, self.sizes(found.values, len(removed))
+        buffers, sizes = self.placed[copied]
+        return buffers.height(sizes(removed))
+
+    def sizes(self, values: Sequence[ir.Value], groups: int) -> Callable[[NDArray[np.int64]], list[int]]:
+        """Removed units [g] -> bytes of each value, as `profile.size_of` counts them, all at once."""
+        known = [v.shape is not None and v.dtype is not None for v in values]
+        bits = np.array([v.dtype.bitwidth if k else 0 for v, k in zip(values, known, strict=True)])  # type: ignore[union-attr]
+        whole = np.array([abs(math.prod(dims(v))) if k else 0 for v, k in zip(values, known, strict=True)])
+        axes = [(i, *part) for i, v in enumerate(values) for part in self.parts.get(v, ()) if known[i]]
+        at = np.array([i for i, *_ in axes], np.int64)
+        width = np.array([abs(dims(values[i])[axis]) for i, axis, *_ in axes], np.int64)
+        positions = np.zeros((len(axes), groups), np.int64)
+        for row, (_, _, there, counts) in zip(positions, axes, strict=True):
+            row[there] = counts
+        np.floor_divide.at(whole, at, width)
+
+        def of(removed: NDArray[np.int64]) -> list[int]:
+            count = whole.copy()
+            np.multiply.at(count, at, width - positions @ removed)
+            return (-(-count * bits // 8 // profile.ALIGNMENT) * profile.ALIGNMENT).tolist()
+
+        return of
+
+
 @dataclass(frozen=True)
 class Costing:
     """Costs as a function of how many units of each group go.
@@ -78,6 +117,7 @@ class Costing:
     flattens   in graph order: a channel takes its places along
     structure  bytes of the file around its tensors
     tallies    params, macs, bytes of tensors, and of sizes that nodes have to be told then
+    arena      peak bytes of activations
     """
 
     model: Model
@@ -86,6 +126,7 @@ class Costing:
     flattens: tuple[Flatten, ...]
     structure: int
     tallies: Mapping[str, Tally]
+    arena: Arena
 
     def forced(self, removed: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places that channels take along, [g], when these many units go."""
@@ -121,7 +162,7 @@ class Costing:
             "flash": lambda: profile.file_bytes(
                 self.structure, tally("tensors") + tally("sizes") + self.gathers(removed, picked)
             ),
-            "ram": lambda: profile.arena(self.model, shape, picked),
+            "ram": lambda: self.arena.at(removed, frozenset(picked)),
         }
         return np.array([float(count[q]()) for q in quantities])
 
@@ -149,7 +190,9 @@ def costing(model: Model, channels: Channels) -> Costing:
         if len(there):
             parts.setdefault(value, []).append((axis, there, counts // size[there]))
     structure = profile.structure_bytes(model)
-    return Costing(model, channels.groups, parts, flattens(channels, owner), structure, tallies(model, parts))
+    return Costing(
+        model, channels.groups, parts, flattens(channels, owner), structure, tallies(model, parts), Arena(model, parts)
+    )
 
 
 def tallies(model: Model, parts: Mapping[ir.Value, Sequence[Part]]) -> dict[str, Tally]:
