@@ -30,7 +30,7 @@ import torch
 from benchmarks.criteria_nets import SEEDS, Net, Splits, nets, torch_of
 from benchmarks.reproduce.train_triangles_squares import to_onnx
 from benchmarks.rivals.torch_pruning_budget import IMPORTANCE, cut
-from toolchain.auto import TRIED, dense_answers, distance
+from toolchain.auto import TRIED, distance, outputs
 from toolchain.compress.attribution import Workers
 from toolchain.compress.criteria import CRITERIA, Evidence, rank
 from toolchain.compress.groups import Channels, analyse
@@ -49,7 +49,7 @@ from toolchain.retrain import Recipe, retrain
 LEFT = (70, 50, 30, 10)  # percent of the multiply-accumulates
 STAGES = ("pruned", "recovered", "retrained")
 OURS = (
-    "auto", "ig", "ig-signed", "ig-abs", "taylor", "l1", "l2", "activation", "apoz", "selectivity", "reconstruction",
+    "ig", "ig-signed", "ig-abs", "taylor", "l1", "l2", "activation", "apoz", "selectivity", "reconstruction",
     "random",
 )  # fmt: skip
 ONNXSIM = ("onnxsim-l2", "onnxsim-wanda")
@@ -114,7 +114,7 @@ def opened(about: Net, seed: int, nets_folder: Path, folder: Path) -> Case:
     path = about.file(nets_folder, seed)
     model = load(path)
     case = Case(about, seed, path, folder, model, analyse(model), about.splits(seed))
-    case.dense_answers = dense_answers(model, case.tried, 1)
+    case.dense_answers = outputs(model, case.tried)
     return case
 
 
@@ -159,7 +159,7 @@ def by_torch_pruning(case: Case, name: str, left: int) -> Cut | None:
         net = torch_of(case.about, case.file)
         seen = case.ranked
         assert seen.labels is not None
-        step = 4 if case.about.align == "4" else 8
+        step = 4 if case.about.align == "4" else 16
         found = cut(net, name, seen.inputs["image"], seen.labels, [p / 100 for p in LEFT], step)
         for percent, module in zip(LEFT, found, strict=True):
             if module is not None:
@@ -264,9 +264,10 @@ def stages(case: Case, method: str, left: int, wanted: list[str], python: Path) 
         begun = time.perf_counter()
         if key not in case.done:
             made = model(stage)
+            far = distance(case.dense_answers, outputs(made, case.tried), True)
             case.done[key] = {
-                "distance": distance(case.dense_answers, found_answers := dense_answers(made, case.tried, 1), True),
-                "changed": float((found_answers[0].argmax(1) != case.dense_answers[0].argmax(1)).mean()),
+                "distance": far.divergence,
+                "changed": far.changed,
                 "validation": evaluate(made, case.splits.validation.samples(slice(TESTED))).share,
                 "test": evaluate(made, case.splits.test.samples(slice(TESTED))).share,
             }
@@ -320,7 +321,9 @@ def main() -> None:
             about = known[name]
             case = opened(about, seed, asked.nets_folder if about.epochs else asked.msl5, asked.out)
             mine = [r for r in rows if (r["net"], r["seed"]) == (name, seed) and r["test"] is not None]
-            case.done |= {(r["plan"], r["stage"]): {k: r[k] for k in ("validation", "test", "distance", "changed")} for r in mine}
+            case.done |= {
+                (r["plan"], r["stage"]): {k: r[k] for k in ("validation", "test", "distance", "changed")} for r in mine
+            }
             for method in asked.methods:
                 for left in asked.left:
                     about_row = {"net": name, "seed": seed, "method": method, "left": left}

@@ -1,9 +1,9 @@
-"""The criterion of each kind of layer that serves one network best at one budget, found by trial and without labels.
+"""The criterion that serves one network best at one budget, found by trial and without labels.
 
-No criterion is best everywhere (benchmarks/RESULTS.md, the table of criteria), so every candidate's plan is cut, and
-recovered where the job will recover, and the one whose answers stay nearest to the dense network's on images that
-recovery did not see is taken. Then each kind of layer (dense, channels, places behind a flatten) may change its
-candidate, one after another, where that brings the answers nearer still.
+No criterion is best everywhere, nor for one kind of layer (benchmarks/RESULTS.md, the table of criteria). So the plan
+of every candidate is cut, and recovered where the job will recover, and the one that changes the fewest of the dense
+network's answers is taken: on calibration samples that recovery did not see. Among equals it is the one whose answers
+stay nearest.
 """
 
 from __future__ import annotations
@@ -24,22 +24,31 @@ from toolchain.data import Samples
 from toolchain.evaluate import answers
 from toolchain.model import Model
 
-CANDIDATES = ("ig-abs", "taylor", "l2", "activation", "reconstruction")
-TRIED = 256  # images that trials are judged on, at most
+F64 = NDArray[np.float64]
+CANDIDATES = ("ig-abs", "ig-signed", "taylor", "l2", "reconstruction")
+TRIED, FITTED = 256, 512  # samples that a trial is judged on and recovered on, at most
+
+
+@dataclass(frozen=True, order=True)
+class Distance:
+    """How far answers are from the dense network's.
+
+    changed     share of samples that another class wins; 0 where there are no classes
+    divergence  mean Σ p log(p / q) of class probabilities, else ‖y − y'‖² / ‖y‖² over all outputs
+    """
+
+    changed: float
+    divergence: float
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was taken, and what it was taken from.
+    """The candidate that was taken, and what every one came to."""
 
-    criteria  {kind of group: criterion}
-    trials    criteria of each kind, in the order of `kinds`, and how far the answers were from the dense network's
-    """
-
+    criterion: str
     ranks: Ranks
     plan: Plan
-    criteria: dict[str, str]
-    trials: tuple[tuple[tuple[str, ...], float], ...]
+    trials: dict[str, Distance]
 
 
 def choose(
@@ -55,88 +64,66 @@ def choose(
     seed: int = 0,
     threads: int = 1,
 ) -> Choice:
-    """Try the candidates at the budget on calibration samples, and keep the best of each kind of layer.
+    """Try candidates at the budget on calibration samples; of equals the first is taken.
 
-    ranked        scores of every group by each candidate
-    is_recovered  whether trials are recovered, on three quarters of the samples, before they are judged on the others
+    ranked        scores by each candidate; a group that one of them leaves unscored has its scores by the first
+    is_recovered  whether trials are recovered before they are judged
 
     Raises OutOfReach where the budget cannot be met.
     """
     tried, fitted = parted(samples, seed)
-    wanted = dense_answers(model, tried, threads)
-    kinds = tuple(dict.fromkeys(g.kind for g in channels.groups))
-    trials: dict[tuple[str, ...], tuple[float, Ranks, Plan]] = {}
-
-    def trial(criteria: tuple[str, ...]) -> float:
-        if criteria not in trials:
-            ranks = mixed(channels, ranked, dict(zip(kinds, criteria, strict=True)))
-            plan = make_plan(model, channels, ranks.scores, ranks.dead, budget, align, keep)
-            same = next((d for d, _, p in trials.values() if p.removed == plan.removed), None)
-            trials[criteria] = (far(plan) if same is None else same, ranks, plan)
-        return trials[criteria][0]
-
-    def far(plan: Plan) -> float:
+    wanted = outputs(model, tried, threads)
+    is_classifier = isinstance(objective_of(model), Classes)
+    first = next(iter(ranked.values()))
+    plans: dict[str, Plan] = {}
+    trials: dict[str, Distance] = {}
+    for name, ranks in ranked.items():
+        scores, dead = first.scores | ranks.scores, first.dead | ranks.dead
+        plan = make_plan(model, channels, scores, dead, budget, align, keep)
+        same = next((n for n, p in plans.items() if p.removed == plan.removed), None)
+        plans[name] = plan
+        if same is not None:
+            trials[name] = trials[same]
+            continue
         removed = plan.labels(channels)
         cut = prune(model, channels, removed)
         if is_recovered:
             cut, _ = recover(model, cut, channels, removed, fitted.inputs, seed=seed, threads=threads)
-        return distance(wanted, dense_answers(cut, tried, threads), is_classifier(model))
-
-    best = min(((name,) * len(kinds) for name in ranked), key=trial)
-    for k in range(len(kinds)) if len(kinds) > 1 else ():
-        best = min((*((*best[:k], name, *best[k + 1 :]) for name in ranked), best), key=trial)
-    _, ranks, plan = trials[best]
-    told = tuple((criteria, found) for criteria, (found, _, _) in trials.items())
-    return Choice(ranks, plan, dict(zip(kinds, best, strict=True)), told)
+        trials[name] = distance(wanted, outputs(cut, tried, threads), is_classifier)
+    best = min(trials, key=trials.__getitem__)
+    return Choice(best, ranked[best], plans[best], trials)
 
 
 def parted(samples: Samples, seed: int) -> tuple[Samples, Samples]:
-    """A quarter of the samples, TRIED at most, and the others."""
+    """(A quarter of the samples, others), in a seeded order; of a single sample both are that one."""
     order = np.random.default_rng(seed).permutation(len(samples))
     count = min(max(len(samples) // 4, 1), TRIED)
-    rest = order[count:] if count < len(order) else order
-    return taken(samples, np.sort(order[:count])), taken(samples, np.sort(rest))
+    rest = order[count : count + FITTED] if len(samples) > 1 else order
+    return taken(samples, order[:count]), taken(samples, rest)
 
 
 def taken(samples: Samples, pick: NDArray[np.int64]) -> Samples:
-    """Some of the samples."""
-    labels = None if samples.labels is None else samples.labels[pick]
-    return Samples(samples.name, {k: v[pick] for k, v in samples.inputs.items()}, labels, samples.classes)
+    """Some of the samples, in their own order, without labels: nobody is to look at them."""
+    return Samples(samples.name, {k: v[np.sort(pick)] for k, v in samples.inputs.items()}, None, samples.classes)
 
 
-def mixed(channels: Channels, ranked: Mapping[str, Ranks], criteria: Mapping[str, str]) -> Ranks:
-    """Scores of each group by the criterion of its kind, or by the first candidate that scores it."""
-    scores, dead = {}, {}
-    for g in channels.groups:
-        sources = [ranked[criteria[g.kind]], *ranked.values()]
-        found = next((r for r in sources if g.name in r.scores), None)
-        if found is not None:
-            scores[g.name], dead[g.name] = found.scores[g.name], found.dead[g.name]
-    first = next(iter(ranked.values()))
-    return Ranks(first.sha256, scores, dead, {"criterion": "auto", "criteria": dict(criteria)})
-
-
-def is_classifier(model: Model) -> bool:
-    """Whether the answers are class scores."""
-    return isinstance(objective_of(model), Classes)
-
-
-def dense_answers(model: Model, samples: Samples, threads: int) -> list[NDArray[np.float64]]:
+def outputs(model: Model, samples: Samples, threads: int = 1) -> list[F64]:
     """Every output on all samples, float64."""
-    parts = list(zip(*answers(model, samples, threads), strict=True))
-    return [np.concatenate(p).astype(np.float64) for p in parts]
+    return [np.concatenate(p).astype(np.float64) for p in zip(*answers(model, samples, threads), strict=True)]
 
 
-def distance(wanted: list[NDArray[np.float64]], found: list[NDArray[np.float64]], is_classifier: bool) -> float:
-    """Mean divergence Σ p log(p / q) of class scores as probabilities, else ‖y − y'‖² / ‖y‖² over all outputs."""
-    if is_classifier:
-        p, q = (log_softmax(a[0].reshape(len(a[0]), -1)) for a in (wanted, found))
-        return float((np.exp(p) * (p - q)).sum(axis=1).mean())
-    away = sum(float(np.square(y - z).sum()) for y, z in zip(wanted, found, strict=True))
-    return away / max(sum(float(np.square(y).sum()) for y in wanted), 1e-30)
+def distance(wanted: list[F64], found: list[F64], is_classifier: bool) -> Distance:
+    """How far answers are from those wanted."""
+    if not is_classifier:
+        away = sum(float(np.square(y - z).sum()) for y, z in zip(wanted, found, strict=True))
+        return Distance(0.0, away / max(sum(float(np.square(y).sum()) for y in wanted), 1e-30))
+    (y,), (z,) = wanted, found
+    p, q = log_softmax(y), log_softmax(z)
+    changed = float((y.argmax(axis=1) != z.argmax(axis=1)).mean())
+    return Distance(changed, float((np.exp(p) * (p - q)).sum(axis=1).mean()))
 
 
-def log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log p of scores, [n, classes]."""
+def log_softmax(z: F64) -> F64:
+    """log p of scores, [n, classes]; of probabilities, those of a flatter softmax, which order alike."""
     z = z - z.max(axis=1, keepdims=True)
     return z - np.log(np.exp(z).sum(axis=1, keepdims=True))

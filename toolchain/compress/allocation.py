@@ -1,8 +1,8 @@
 """How many units of each group stay: the least loss of importance that meets the limits.
 
-What a group loses is (log of the share of its weight that stays)²: near a minimum a network's loss rises with the square
-of what is taken from it, so that every group gives a little before one gives much. Units go where it rises least for the
-cost that is freed, a Lagrangian relaxation whose multiplier is found by bisection on exact costs.
+What a group loses is (log of the share of its weight that stays)²: near a minimum a network's loss rises with the
+square of what is taken from it, so that every group gives a little before one gives much. Units go where it rises least
+for the cost that is freed, a Lagrangian relaxation whose multiplier is found by bisection on exact costs.
 """
 
 from __future__ import annotations

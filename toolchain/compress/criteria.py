@@ -50,10 +50,12 @@ def over_cuts(
 def attributed(e: Evidence, choose: Callable[[Group, Attribution], F64], at_h_only: bool = False) -> Scored:
     """Sum what `choose` reads off the attribution at every cut of a group."""
     cuts = list(dict.fromkeys(c for g in e.groups for c in g.cuts))
-    found = attribute(
-        e.model, cuts, e.inputs, e.labels, target=e.target, steps=e.steps, at_h_only=at_h_only,
-        threads=e.threads, max_memory=e.max_memory, workers=e.workers, progress=e.progress,
-    )  # fmt: skip
+    if at_h_only not in e.attributions:
+        e.attributions[at_h_only] = attribute(
+            e.model, cuts, e.inputs, e.labels, target=e.target, steps=e.steps, at_h_only=at_h_only,
+            threads=e.threads, max_memory=e.max_memory, workers=e.workers, progress=e.progress,
+        )  # fmt: skip
+    found = e.attributions[at_h_only]
     at = dict(zip(cuts, found, strict=True))
     scores, dead, expected = {}, {}, {}
     for g in e.groups:

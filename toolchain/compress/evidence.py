@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.compress.attribution import Progress, Workers
+from toolchain.compress.attribution import Attribution, Progress, Workers
 from toolchain.compress.groups import Channels, Group
 from toolchain.errors import UsageError, nearest
 from toolchain.model import Model
@@ -26,7 +26,8 @@ Scored = tuple[dict[str, F64], dict[str, NDArray[np.bool_]], dict[str, Any], dic
 class Evidence:
     """What a criterion may look at.
 
-    sampled  {group: values} to look at its units in, in place of the group's own cuts
+    sampled       {group: values} to look at its units in, in place of the group's own cuts
+    attributions  what was found already, at h only or along the ray: criteria that read the same share it
     """
 
     model: Model
@@ -42,6 +43,7 @@ class Evidence:
     workers: Workers = field(default_factory=Workers)
     sampled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     progress: Progress = lambda stage, done, total: None
+    attributions: dict[bool, list[Attribution]] = field(default_factory=dict, init=False)
 
     @property
     def groups(self) -> list[Group]:
