@@ -95,7 +95,7 @@ class Keeper:
         if not self.path.exists():
             return None
         try:
-            state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True)
+            state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True, map_location="cpu")
             about, epochs = state["about"], tuple(Epoch(**e) for e in state["epochs"])
         except Exception as error:  # torch raises whatever it trips over in a file that is none of its own
             raise BadInput("is no checkpoint of jettison retrain", str(self.path), "Remove it to begin anew") from error

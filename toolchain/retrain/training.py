@@ -7,6 +7,7 @@ gradient, so that training a masked network is training the pruned one (Lundstro
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,6 +72,8 @@ def retrain(
 def settled(recipe: Recipe) -> Iterator[None]:
     """Threads and chance of this run alone; what torch was set to comes back."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, sums on a GPU come in any order
     with torch.random.fork_rng():
         torch.set_num_threads(recipe.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -78,7 +81,7 @@ def settled(recipe: Recipe) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1])
+            torch.use_deterministic_algorithms(before[1], warn_only=warns_only)
 
 
 def trained(task: Task, keeper: Keeper, progress: Progress) -> History:
