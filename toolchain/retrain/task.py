@@ -18,7 +18,7 @@ from toolchain.retrain.goal import Goal, goal_of
 from toolchain.retrain.network import Network, name_of, to_torch
 
 HELD = 1 << 30  # bytes of samples that are kept on the device, and of a teacher's answers that are computed once
-PARTS = 256  # samples at a time where nothing is learnt
+PARTS = 64  # samples at a time where nothing is learnt
 Batch = tuple[list[Tensor], Tensor | None, list[Tensor] | None]  # inputs, labels, what the teacher says
 
 

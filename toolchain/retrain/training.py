@@ -129,7 +129,7 @@ def one_epoch(task: Task, optimiser: torch.optim.Optimizer, number: int, progres
         optimiser.step()
         total += loss.detach() * len(rows)
         progress(f"epoch {number} of {recipe.epochs}", step + 1, steps)
-    is_sound = all(bool(p.isfinite().all()) for p in network.parameters())
+    is_sound = all(bool(p.isfinite().all()) for p in network.state_dict().values())
     mean = float(total) / len(task.data) if is_sound else math.nan
     return Epoch(number, rate, mean, *validated(task))
 
