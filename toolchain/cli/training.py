@@ -1,0 +1,145 @@
+"""The command that trains: retrain, in torch, which no other command loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolchain.cli.app import cli
+from toolchain.cli.options import FORCE, MODEL, PIXELS, SEED, SHAPE, THREADS, parse_shapes, progress
+from toolchain.retrain import History, Recipe
+
+FILE = click.Path(path_type=Path)
+
+
+@cli.command()
+@MODEL
+@click.option("--data", type=FILE, required=True, help="Samples to train on: .npz, a folder for each class, or a .csv.")
+@click.option("--validation", type=FILE, help="Samples that choose the epoch to keep; the last is kept without.")
+@click.option("--teacher", type=FILE, help="The network before the cut: its answers are followed, labels or none.")
+@click.option("--epochs", default=Recipe.epochs, show_default=True)
+@click.option("--batch", default=Recipe.batch, show_default=True, help="Samples for each step.")
+@click.option("--rate", type=float, help="Highest learning rate. [default: 0.01, of adamw 0.001]")
+@click.option("--optimiser", default=Recipe.optimiser, show_default=True, help="sgd or adamw.")
+@click.option("--decay", default=Recipe.decay, show_default=True, help="Of weights; biases and norms do not decay.")
+@click.option("--smoothing", default=Recipe.smoothing, show_default=True, help="Of the labels.")
+@click.option("--patience", type=int, help="Stop after so many epochs without a better one.")
+@click.option("--temperature", default=Recipe.temperature, show_default=True, help="At which a teacher is followed.")
+@click.option("--weight", default=Recipe.weight, show_default=True, help="Of the teacher where there are labels too.")
+@click.option(
+    "--target", type=click.Choice(["loss", "answer"]), help="Class scores or real values, if outputs mislead."
+)
+@click.option("--freeze", "frozen", multiple=True, metavar="GLOB", help="Parameters or nodes to leave as they are.")
+@click.option(
+    "--augment",
+    multiple=True,
+    metavar="KIND",
+    help="flip, shift:PIXELS, rotate:DEGREES, zoom:SHARE, brightness:SHARE or noise:DEVIATION, of images.",
+)
+@click.option("--checkpoint", type=FILE, help="File that the run is kept in, and goes on from if it was stopped.")
+@click.option("--history", type=FILE, help="Write every epoch to this JSON file.")
+@click.option("-o", "--out", type=FILE, default=Path("retrained.onnx"), show_default=True)
+@PIXELS
+@SHAPE
+@SEED
+@THREADS
+@FORCE
+@click.pass_context
+def retrain(
+    context: click.Context,
+    model: Path,
+    data: Path,
+    validation: Path | None,
+    teacher: Path | None,
+    augment: tuple[str, ...],
+    checkpoint: Path | None,
+    history: Path | None,
+    out: Path,
+    pixels: str,
+    shapes: tuple[str, ...],
+    force: bool,
+    **recipe: Any,
+) -> None:
+    """Train MODEL further, cut or masked: masks stay, and what they multiply by zero learns nothing.
+
+    It learns from labels, from a teacher, or from both. Names and graph stay as they are.
+    """
+    from toolchain.data import load_samples
+    from toolchain.files import check_new
+    from toolchain.model import load, save
+    from toolchain.retrain import retrain as train
+
+    asked = Recipe(**recipe)
+    for path in (out, history):
+        if path is not None:
+            check_new(path, force)
+    given = load(model, parse_shapes(shapes))
+    samples = load_samples(data, given, pixels)
+    with progress(context) as (_, advance):
+        trained, epochs = train(
+            given,
+            samples,
+            None if validation is None else load_samples(validation, given, pixels),
+            asked,
+            teacher=None if teacher is None else load(teacher, parse_shapes(shapes)),
+            checkpoint=checkpoint,
+            augment=augment,
+            progress=advance,
+        )
+    save(trained, out, force)
+    told(epochs)
+    click.echo(f"wrote {out}")
+    if history is not None:
+        write_history(history, epochs, asked, given.sha256)
+        click.echo(f"wrote {history}")
+
+
+def told(history: History) -> None:
+    """Every epoch as a line, and which one was kept."""
+    from toolchain.tables import show
+
+    rows = [
+        {
+            "epoch": e.number,
+            "rate": e.rate,
+            "loss": e.loss,
+            "validation loss": e.validation_loss,
+            "right %": None if e.right is None else round(100 * e.right, 2),
+        }
+        for e in history.epochs
+    ]
+    show(rows, "table")
+    if history.stopped:
+        click.echo(f"stopped: {history.stopped}", err=True)
+    first, best = history.epochs[0], history.best
+    if first.right is None or best.right is None:
+        click.echo(f"kept epoch {best.number}")
+    else:
+        click.echo(f"kept epoch {best.number}: {100 * first.right:.2f} -> {100 * best.right:.2f} % right")
+
+
+def write_history(path: Path, history: History, recipe: Recipe, sha256: str) -> None:
+    """Every epoch as JSON; a loss that is not finite is null."""
+    import json
+    import math
+    from dataclasses import asdict
+
+    from toolchain import __version__
+    from toolchain.files import write_text
+
+    epochs = [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(e).items()}
+        for e in history.epochs
+    ]
+    body = {
+        "schema": "jettison.history/1",
+        "tool": f"jettison {__version__}",
+        "source_sha256": sha256,
+        "recipe": asdict(recipe),
+        "kept": history.best.number,
+        "stopped": history.stopped,
+        "epochs": epochs,
+    }
+    write_text(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
