@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -201,3 +202,13 @@ def checked(samples: Samples, model: Model, path: Path) -> Samples:
         bad = labels.max() if labels.max() >= classes else labels.min()
         raise BadInput(f"label {bad} is outside the model's {classes} classes (0…{classes - 1})", str(path))
     return Samples(samples.name, samples.inputs, labels.astype(np.int64), samples.classes)
+
+
+def sha256_of(samples: Samples) -> str:
+    """Of the arrays, as the model sees them."""
+    found = hashlib.sha256()
+    for name, array in sorted(samples.inputs.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    found.update(b"" if samples.labels is None else samples.labels.tobytes())
+    return found.hexdigest()

@@ -13,10 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from toolchain import __version__
-from toolchain.data import Samples
+from toolchain.data import Samples, sha256_of
 from toolchain.errors import printable
 from toolchain.explain.figure import Figure, Row
 from toolchain.explain.plots import drawn
@@ -60,16 +58,6 @@ def origin(model: Model, sets: Sequence[Samples], settings: Mapping[str, Any]) -
         "data": [{"name": s.name, "samples": len(s), "sha256": sha256_of(s)} for s in sets],
         "settings": dict(settings),
     }
-
-
-def sha256_of(samples: Samples) -> str:
-    """Of the arrays, as the model sees them."""
-    found = hashlib.sha256()
-    for name, array in sorted(samples.inputs.items()):
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    found.update(b"" if samples.labels is None else samples.labels.tobytes())
-    return found.hexdigest()
 
 
 def write_figure(figure: Figure, folder: Path, made_of: Mapping[str, Any], force: bool = False) -> list[Path]:

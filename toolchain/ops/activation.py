@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import argument, attribute, homogeneous, linear, op
+from toolchain.ops.table import argument, attribute, given, homogeneous, linear, op
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -144,62 +144,102 @@ unary(
     "Relu",
     lambda g, n, x, y: step(g, g.op("Greater", y, g.f32(0))),
     ray=homogeneous,
+    torch=lambda t, n, x: t.relu(x[0]),
     lite=lambda w, n: w.activation(n, "RELU"),
 )
 unary(
     "LeakyRelu",
     lambda g, n, x, y: where_positive(g, x, g.f32(attribute(n, "alpha", 0.01))),
     ray=homogeneous,
+    torch=lambda t, n, x: t.nn.functional.leaky_relu(x[0], attribute(n, "alpha", 0.01)),
     lite=lambda w, n: w.unary(n, "LEAKY_RELU", alpha=attribute(n, "alpha", 0.01)),
 )
 unary(  # y' = α eˣ = y + α below zero
     "Elu",
     lambda g, n, x, y: where_positive(g, x, g.op("Add", y, g.f32(attribute(n, "alpha", 1.0)))),
+    torch=lambda t, n, x: t.nn.functional.elu(x[0], attribute(n, "alpha", 1.0)),
     lite=elu_lite,
 )
 unary(
     "Sigmoid",
     lambda g, n, x, y: g.op("Mul", y, g.op("Sub", g.f32(1), y)),
+    torch=lambda t, n, x: t.sigmoid(x[0]),
     lite=lambda w, n: w.unary(n, "LOGISTIC"),
 )
-unary("Tanh", lambda g, n, x, y: g.op("Sub", g.f32(1), g.op("Mul", y, y)), lite=lambda w, n: w.unary(n, "TANH"))
+unary(
+    "Tanh",
+    lambda g, n, x, y: g.op("Sub", g.f32(1), g.op("Mul", y, y)),
+    torch=lambda t, n, x: t.tanh(x[0]),
+    lite=lambda w, n: w.unary(n, "TANH"),
+)
 unary(
     "HardSigmoid",
     lambda g, n, x, y: g.op("Mul", between(g, y, g.f32(0), g.f32(1)), g.f32(attribute(n, "alpha", 0.2))),
+    torch=lambda t, n, x: t.clamp(attribute(n, "alpha", 0.2) * x[0] + attribute(n, "beta", 0.5), 0, 1),
     lite=hardsigmoid_lite,
 )
-unary("HardSwish", hardswish_slope, lite=lambda w, n: w.unary(n, "HARD_SWISH"))
+unary(
+    "HardSwish",
+    hardswish_slope,
+    torch=lambda t, n, x: t.nn.functional.hardswish(x[0]),
+    lite=lambda w, n: w.unary(n, "HARD_SWISH"),
+)
 unary(  # y' = λα eˣ = y + λα below zero
     "Selu",
     lambda g, n, x, y: g.op(
         "Where", g.op("Greater", x, g.f32(0)), g.f32(selu(n)[1]), g.op("Add", y, g.f32(math.prod(selu(n))))
     ),
+    torch=lambda t, n, x: selu(n)[1] * t.nn.functional.elu(x[0], selu(n)[0]),
 )
 unary(  # y' = e^(x/α) = y/α + 1 below zero
     "Celu",
     lambda g, n, x, y: where_positive(g, x, g.op("Add", g.op("Div", y, g.f32(attribute(n, "alpha", 1.0))), g.f32(1))),
+    torch=lambda t, n, x: t.celu(x[0], attribute(n, "alpha", 1.0)),
 )
-unary("ThresholdedRelu", lambda g, n, x, y: step(g, g.op("Greater", x, g.f32(attribute(n, "alpha", 1.0)))))
-unary("Softplus", lambda g, n, x, y: g.op("Sigmoid", x))
-unary("Softsign", lambda g, n, x, y: square(g, g.op("Sub", g.f32(1), g.op("Abs", y))))  # 1/(1 + |x|) = 1 − |y|
-unary("Gelu", gelu_slope, lite=gelu_lite)
-unary("Mish", mish_slope)
-unary("Swish", swish_slope)
-unary("Clip", lambda g, n, x, y: between(g, x, argument(n, 1), argument(n, 2)), lite=clip_lite)
-
-
-unary("Neg", lambda g, n, x, y: g.f32(-1), ray=linear, lite=lambda w, n: w.unary(n, "NEG"))
-unary("Abs", lambda g, n, x, y: g.op("Sign", x), ray=homogeneous, lite=lambda w, n: w.unary(n, "ABS"))
-unary("Sqrt", lambda g, n, x, y: g.op("Div", g.f32(0.5), y), lite=lambda w, n: w.unary(n, "SQRT"))
-unary("Reciprocal", lambda g, n, x, y: g.op("Neg", square(g, y)))
-unary("Exp", lambda g, n, x, y: y, lite=lambda w, n: w.unary(n, "EXP"))
-unary("Log", lambda g, n, x, y: g.op("Reciprocal", x), lite=lambda w, n: w.unary(n, "LOG"))
 unary(
+    "ThresholdedRelu",
+    lambda g, n, x, y: step(g, g.op("Greater", x, g.f32(attribute(n, "alpha", 1.0)))),
+    torch=lambda t, n, x: t.threshold(x[0], attribute(n, "alpha", 1.0), 0),
+)
+unary("Softplus", lambda g, n, x, y: g.op("Sigmoid", x), torch=lambda t, n, x: t.nn.functional.softplus(x[0]))
+unary(  # 1/(1 + |x|) = 1 − |y|
+    "Softsign",
+    lambda g, n, x, y: square(g, g.op("Sub", g.f32(1), g.op("Abs", y))),
+    torch=lambda t, n, x: t.nn.functional.softsign(x[0]),
+)
+unary(
+    "Gelu",
+    gelu_slope,
+    torch=lambda t, n, x: t.nn.functional.gelu(x[0], approximate=attribute(n, "approximate", "none")),
+    lite=gelu_lite,
+)
+unary("Mish", mish_slope, torch=lambda t, n, x: t.nn.functional.mish(x[0]))
+unary("Swish", swish_slope, torch=lambda t, n, x: x[0] * t.sigmoid(attribute(n, "alpha", 1.0) * x[0]))
+unary(
+    "Clip",
+    lambda g, n, x, y: between(g, x, argument(n, 1), argument(n, 2)),
+    torch=lambda t, n, x: t.clamp(x[0], given(x, 1), given(x, 2)) if any(b is not None for b in x[1:]) else x[0],
+    lite=clip_lite,
+)
+
+
+def function(name: str, derivative: Derivative, **rules: Any) -> None:
+    """An elementwise op that torch has by the same name."""
+    unary(name, derivative, torch=lambda t, n, x: getattr(t, name.lower())(x[0]), **rules)
+
+
+function("Neg", lambda g, n, x, y: g.f32(-1), ray=linear, lite=lambda w, n: w.unary(n, "NEG"))
+function("Abs", lambda g, n, x, y: g.op("Sign", x), ray=homogeneous, lite=lambda w, n: w.unary(n, "ABS"))
+function("Sqrt", lambda g, n, x, y: g.op("Div", g.f32(0.5), y), lite=lambda w, n: w.unary(n, "SQRT"))
+function("Reciprocal", lambda g, n, x, y: g.op("Neg", square(g, y)))
+function("Exp", lambda g, n, x, y: y, lite=lambda w, n: w.unary(n, "EXP"))
+function("Log", lambda g, n, x, y: g.op("Reciprocal", x), lite=lambda w, n: w.unary(n, "LOG"))
+function(
     "Erf",
     lambda g, n, x, y: g.op("Mul", g.f32(2 / math.sqrt(math.pi)), g.op("Exp", g.op("Neg", square(g, x)))),
 )
-unary("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
-unary("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))
+function("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
+function("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))
 
 
 def pass_through(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -230,6 +270,16 @@ def cast_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], x if x.tensor.dtype is dtype else w.op("CAST", x, dtype=dtype))
 
 
-op("Identity", channels=same, vjp=pass_through, ray=linear, lite=copy_lite)
-op("Dropout", channels=same, vjp=pass_through, ray=linear, lite=copy_lite)  # at inference a copy
-op("Cast", channels=same, vjp=cast_vjp, lite=cast_lite)
+def dropout_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """At inference a copy, and a mask of all."""
+    return x[0], t.ones_like(x[0], dtype=t.bool)
+
+
+def cast_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """torch's types bear numpy's names."""
+    return x[0].to(getattr(t, ir.DataType(attribute(n, "to")).numpy().name))
+
+
+op("Identity", channels=same, vjp=pass_through, ray=linear, torch=lambda t, n, x: x[0], lite=copy_lite)
+op("Dropout", channels=same, vjp=pass_through, ray=linear, torch=dropout_torch, lite=copy_lite)  # at inference a copy
+op("Cast", channels=same, vjp=cast_vjp, torch=cast_torch, lite=cast_lite)

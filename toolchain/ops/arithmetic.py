@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Ray, constant, dims, op, sum_of
+from toolchain.ops.table import Ray, attribute, constant, dims, op, sum_of
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -61,12 +62,21 @@ def add_lite(w: Any, n: ir.Node) -> None:
     w.binary(n, "ADD")
 
 
-binary("Add", lambda g, dy, a, b: dy, lambda g, dy, a, b: dy, ray=sum_of, lite=add_lite)
+binary(
+    "Add",
+    lambda g, dy, a, b: dy,
+    lambda g, dy, a, b: dy,
+    ray=sum_of,
+    torch=lambda t, n, x: x[0] + x[1],
+    learns=(0, 1),
+    lite=add_lite,
+)
 binary(
     "Sub",
     lambda g, dy, a, b: dy,
     lambda g, dy, a, b: g.op("Neg", dy),
     ray=sum_of,
+    torch=lambda t, n, x: x[0] - x[1],
     lite=lambda w, n: w.binary(n, "SUB"),
 )
 binary(
@@ -74,6 +84,8 @@ binary(
     lambda g, dy, a, b: g.op("Mul", dy, b),
     lambda g, dy, a, b: g.op("Mul", dy, a),
     ray=product_ray,
+    torch=lambda t, n, x: x[0] * x[1],
+    learns=(0, 1),
     lite=lambda w, n: w.binary(n, "MUL"),
 )
 binary(
@@ -81,6 +93,7 @@ binary(
     lambda g, dy, a, b: g.op("Div", dy, b),
     lambda g, dy, a, b: g.op("Neg", g.op("Mul", dy, g.op("Div", a, g.op("Mul", b, b)))),
     ray=quotient_ray,
+    torch=lambda t, n, x: t.div(x[0], x[1], rounding_mode=None if x[0].is_floating_point() else "trunc"),
     lite=lambda w, n: w.binary(n, "DIV"),
 )
 
@@ -98,6 +111,7 @@ binary(
     "Pow",
     pow_base,  # ∂aᵇ/∂b = aᵇ·log a
     lambda g, dy, a, b: g.op("Mul", dy, g.op("Mul", g.op("Pow", a, b), g.op("Log", a))),
+    torch=lambda t, n, x: t.pow(x[0], x[1]).to(x[0].dtype),
     lite=lambda w, n: w.binary(n, "POW"),
 )
 
@@ -107,7 +121,12 @@ def mod_divisor(g: Tape, dy: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
     return g.op("Mul", dy, g.op("Div", g.op("Sub", g.op("Mod", a, b, fmod=1), a), b))
 
 
-binary("Mod", lambda g, dy, a, b: dy, mod_divisor)
+binary(
+    "Mod",
+    lambda g, dy, a, b: dy,
+    mod_divisor,
+    torch=lambda t, n, x: (t.fmod if attribute(n, "fmod", 0) else t.remainder)(x[0], x[1]),
+)
 
 
 # ---- any number of inputs ------------------------------------------------------------------------------------------
@@ -144,8 +163,8 @@ def extreme_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
     return Ray.HOMOGENEOUS if all(starts) else Ray.CURVED
 
 
-op("Sum", channels=broadcast, vjp=sum_vjp, ray=sum_of)
-op("Mean", channels=broadcast, vjp=mean_vjp, ray=sum_of)
+op("Sum", channels=broadcast, vjp=sum_vjp, ray=sum_of, torch=lambda t, n, x: sum(x[1:], x[0]))
+op("Mean", channels=broadcast, vjp=mean_vjp, ray=sum_of, torch=lambda t, n, x: sum(x[1:], x[0]) / len(x))
 
 
 def extreme_lite(code: str) -> Callable[[Any, ir.Node], None]:
@@ -159,8 +178,10 @@ def extreme_lite(code: str) -> Callable[[Any, ir.Node], None]:
     return lite
 
 
-op("Max", channels=broadcast, vjp=extreme_vjp, ray=extreme_ray, lite=extreme_lite("MAXIMUM"))
-op("Min", channels=broadcast, vjp=extreme_vjp, ray=extreme_ray, lite=extreme_lite("MINIMUM"))
+EXTREME: dict[str, Any] = {"channels": broadcast, "vjp": extreme_vjp, "ray": extreme_ray}
+
+op("Max", torch=lambda t, n, x: reduce(t.maximum, x), lite=extreme_lite("MAXIMUM"), **EXTREME)
+op("Min", torch=lambda t, n, x: reduce(t.minimum, x), lite=extreme_lite("MINIMUM"), **EXTREME)
 
 
 def prelu_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -183,4 +204,12 @@ def prelu_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.op("PRELU", x, x.layout.arranged(slope)[0]))
 
 
-op("PRelu", channels=broadcast, vjp=prelu_vjp, ray=prelu_ray, lite=prelu_lite)
+op(
+    "PRelu",
+    channels=broadcast,
+    vjp=prelu_vjp,
+    ray=prelu_ray,
+    torch=lambda t, n, x: t.where(x[0] > 0, x[0], x[1] * x[0]),
+    learns=(1,),
+    lite=prelu_lite,
+)

@@ -12,12 +12,27 @@ from toolchain.ops.arithmetic import broadcast
 from toolchain.ops.table import Ray, op, operand
 from toolchain.ops.tape import Tape
 
-for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"):
-    op(name, channels=broadcast)
-for name in ("Not", "IsNaN", "IsInf"):
-    op(name, channels=same)
+COMPARED = {  # each with its name in torch
+    "Equal": "eq",
+    "Greater": "gt",
+    "GreaterOrEqual": "ge",
+    "Less": "lt",
+    "LessOrEqual": "le",
+    "And": "logical_and",
+    "Or": "logical_or",
+    "Xor": "logical_xor",
+}
+for name, called in COMPARED.items():
+    op(name, channels=broadcast, torch=lambda t, n, x, called=called: getattr(t, called)(x[0], x[1]))
+for name, called in {"Not": "logical_not", "IsNaN": "isnan", "IsInf": "isinf"}.items():
+    op(name, channels=same, torch=lambda t, n, x, called=called: getattr(t, called)(x[0]))
 for name in ("Floor", "Ceil", "Round", "Sign"):
-    op(name, channels=same, vjp=lambda g, n, dy: [g.op("Mul", dy, g.f32(0))])
+    op(
+        name,
+        channels=same,
+        vjp=lambda g, n, dy: [g.op("Mul", dy, g.f32(0))],
+        torch=lambda t, n, x, name=name: getattr(t, name.lower())(x[0]),
+    )
 
 
 def where_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -34,4 +49,4 @@ def where_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
     return Ray.CURVED if condition is not None else min(Ray.AFFINE if r is None else r for r in sides)
 
 
-op("Where", channels=broadcast, vjp=where_vjp, ray=where_ray)
+op("Where", channels=broadcast, vjp=where_vjp, ray=where_ray, torch=lambda t, n, x: t.where(*x))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.pooling import planar, skipped, window
+from toolchain.ops.pooling import bordered, planar, skipped, window
 from toolchain.ops.table import (
     Keep,
     Ray,
@@ -17,6 +18,7 @@ from toolchain.ops.table import (
     attribute,
     constant,
     dims,
+    given,
     linear_with_bias,
     op,
     operand,
@@ -108,6 +110,14 @@ def conv_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.op(code, x, filters, bias, dims=w.dims(n.outputs[0]), **settings))
 
 
+def conv_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """torch pads both sides alike."""
+    v, rank = window(n), x[1].ndim - 2
+    conv, is_alike = getattr(t.nn.functional, f"conv{rank}d"), v.pads[:rank] == v.pads[rank:] and min(v.pads) >= 0
+    features, padding = (x[0], v.pads[:rank]) if is_alike else (bordered(t, n, x[0], v), 0)
+    return conv(features, x[1], given(x, 2), v.strides, padding, v.dilations, attribute(n, "group", 1))
+
+
 op(
     "Conv",
     channels=conv_channels,
@@ -116,6 +126,8 @@ op(
     macs=conv_macs,
     contracts=lambda n: [(0, 1)],
     resize=conv_resize,
+    torch=conv_torch,
+    learns=(1, 2),
     lite=conv_lite,
 )
 
@@ -185,6 +197,16 @@ def convtranspose_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], y)
 
 
+def convtranspose_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """The whole of it, cut where pads begin and the output ends; past its end is the bias alone."""
+    v, groups, (_, _, *wanted) = window(n), attribute(n, "group", 1), dims(n.outputs[0])
+    conv = getattr(t.nn.functional, f"conv_transpose{len(v.kernel)}d")
+    whole = conv(x[0], x[1], None, v.strides, 0, 0, groups, v.dilations)
+    sides = [(-b, b + w - f) for b, w, f in zip(v.pads, wanted, whole.shape[2:], strict=False)]
+    y = t.nn.functional.pad(whole, [p for side in sides[::-1] for p in side])
+    return y if given(x, 2) is None else y + x[2].reshape(-1, *[1] * len(wanted))
+
+
 op(
     "ConvTranspose",
     channels=convtranspose_channels,
@@ -193,6 +215,8 @@ op(
     macs=convtranspose_macs,
     contracts=lambda n: [(0, 1)],
     resize=conv_resize,
+    torch=convtranspose_torch,
+    learns=(1, 2),
     lite=convtranspose_lite,
 )
 
@@ -249,6 +273,15 @@ def gemm_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.fully_connected(x, weights, bias, operand(n, 1).name))
 
 
+def gemm_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """α·a·b + β·c."""
+    a, b = (m.T if attribute(n, turned, 0) else m for m, turned in ((x[0], "transA"), (x[1], "transB")))
+    alpha, beta = attribute(n, "alpha", 1.0), attribute(n, "beta", 1.0)
+    if given(x, 2) is None:
+        return a @ b if alpha == 1.0 else alpha * (a @ b)
+    return t.addmm(x[2], a, b, alpha=alpha, beta=beta)
+
+
 op(
     "Gemm",
     channels=gemm_channels,
@@ -256,6 +289,8 @@ op(
     ray=linear_with_bias,
     macs=gemm_macs,
     contracts=lambda n: [(0, 1 - attribute(n, "transA", 0)), (1, attribute(n, "transB", 0))],
+    torch=gemm_torch,
+    learns=(0, 1, 2),
     lite=gemm_lite,
 )
 
@@ -338,5 +373,7 @@ op(
     ray=matmul_ray,
     macs=matmul_macs,
     contracts=lambda n: [(0, -1), (1, -2)],
+    torch=lambda t, n, x: x[0] @ x[1],
+    learns=(0, 1),
     lite=matmul_lite,
 )

@@ -110,4 +110,6 @@ op(
     ray=einsum_ray,
     macs=einsum_macs,
     contracts=einsum_contracts,
+    torch=lambda t, n, x: t.einsum(attribute(n, "equation"), *x),
+    learns=(0, 1),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from toolchain.model import parameter
 from toolchain.ops.mend import held_bytes, places, rewrite
-from toolchain.ops.table import Keep, Shape, argument, attribute, constant, dims, linear, op, operand
+from toolchain.ops.table import Keep, Shape, argument, attribute, constant, dims, given, linear, numbers, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 from toolchain.plain import Names
@@ -125,7 +125,22 @@ def slice_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [dy, *[None] * (len(n.inputs) - 1)]
 
 
-op("Slice", channels=slice_channels, vjp=slice_vjp, ray=linear, resize=slice_resize)
+def slice_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Positions counted like Python's; torch steps forward only."""
+    y, starts, ends = x[0], numbers(n, x, 1), numbers(n, x, 2)
+    axes = range(len(starts)) if given(x, 3) is None else numbers(n, x, 3)
+    steps = [1] * len(starts) if given(x, 4) is None else numbers(n, x, 4)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        size = y.shape[axis]
+        picked = range(size)[start : None if step < 0 and end < -size else end : step]
+        if step == 1:
+            y = y.narrow(axis, picked.start, len(picked))
+        else:
+            y = y.index_select(axis, t.tensor(list(picked), dtype=t.int64, device=y.device))
+    return y
+
+
+op("Slice", channels=slice_channels, vjp=slice_vjp, ray=linear, resize=slice_resize, torch=slice_torch)
 
 
 # ---- Split ---------------------------------------------------------------------------------------------------------
@@ -181,7 +196,22 @@ def split_vjp(g: Tape, n: ir.Node, dys: list[ir.Value | None]) -> list[ir.Value 
     return [total, *[None] * (len(n.inputs) - 1)]
 
 
-op("Split", channels=split_channels, vjp=split_vjp, several=True, ray=linear, resize=split_resize, adds=split_adds)
+def split_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Equal parts but for the last where no sizes are given."""
+    axis, count = attribute(n, "axis", 0), len(n.outputs)
+    return t.split(x[0], -(-x[0].shape[axis] // count) if given(x, 1) is None else numbers(n, x, 1), axis)
+
+
+op(
+    "Split",
+    channels=split_channels,
+    vjp=split_vjp,
+    several=True,
+    ray=linear,
+    resize=split_resize,
+    adds=split_adds,
+    torch=split_torch,
+)
 
 
 # ---- Gather --------------------------------------------------------------------------------------------------------
@@ -241,7 +271,23 @@ def gather_lite(w: Any, n: ir.Node) -> None:
     w.give(y, picked if index.ndim else w.reshaped(picked, w.dims(y), picked.layout.without({axis})))
 
 
-op("Gather", channels=gather_channels, vjp=gather_vjp, ray=linear, resize=gather_resize, lite=gather_lite)
+def gather_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Positions below 0 count from the end."""
+    axis, shape = attribute(n, "axis", 0) % x[0].ndim, x[0].shape
+    picked = x[0].index_select(axis, (x[1] % shape[axis]).flatten())
+    return picked.reshape(*shape[:axis], *x[1].shape, *shape[axis + 1 :])
+
+
+op(
+    "Gather",
+    channels=gather_channels,
+    vjp=gather_vjp,
+    ray=linear,
+    resize=gather_resize,
+    torch=gather_torch,
+    learns=(0,),
+    lite=gather_lite,
+)
 
 
 # ---- Expand, Tile --------------------------------------------------------------------------------------------------
@@ -301,6 +347,8 @@ op(
     channels=expand_channels,
     vjp=lambda g, n, dy: [g.unbroadcast(dy, operand(n, 0), n.outputs[0]), None],
     ray=linear,
+    torch=lambda t, n, x: x[0].expand(t.broadcast_shapes(x[0].shape, numbers(n, x, 1))),
+    learns=(0,),
     resize=expand_resize,
     adds=sizes_add(1),
 )
@@ -333,7 +381,7 @@ def tile_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("ReduceSum", stacked, g.i64(axes), keepdims=0), None]
 
 
-op("Tile", channels=tile_channels, vjp=tile_vjp, ray=linear)
+op("Tile", channels=tile_channels, vjp=tile_vjp, ray=linear, torch=lambda t, n, x: x[0].repeat(numbers(n, x, 1)))
 
 
 # ---- along one axis ------------------------------------------------------------------------------------------------
@@ -341,6 +389,12 @@ def trilu_channels(n: ir.Node, u: Units) -> None:
     """Stacked matrices pass; their rows and columns are counted."""
     rank = len(dims(n.outputs[0]))
     pass_others(n, u, {rank - 2, rank - 1})
+
+
+def trilu_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Above or below a diagonal."""
+    side = t.triu if attribute(n, "upper", 1) else t.tril
+    return side(x[0], 0 if given(x, 1) is None else int(np.ravel(numbers(n, x, 1))[0]))
 
 
 op(
@@ -351,6 +405,7 @@ op(
         *[None] * len(n.inputs[1:]),
     ],
     ray=linear,
+    torch=trilu_torch,
 )
 
 
@@ -377,7 +432,14 @@ def cumsum_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("CumSum", dy, from_end, **settings), None]
 
 
-op("CumSum", channels=cumsum_channels, vjp=cumsum_vjp, ray=linear)
+def cumsum_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """From the front or, turned around, from the end; an exclusive sum leaves its own position out."""
+    axis, turn = int(np.ravel(numbers(n, x, 1))[0]), bool(attribute(n, "reverse", 0))
+    y = x[0].flip(axis).cumsum(axis).flip(axis) if turn else x[0].cumsum(axis)
+    return y - x[0] if attribute(n, "exclusive", 0) else y
+
+
+op("CumSum", channels=cumsum_channels, vjp=cumsum_vjp, ray=linear, torch=cumsum_torch)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -408,8 +470,14 @@ def no_share(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [None] * len(n.inputs)
 
 
-op("Shape", channels=shape_channels)
-op("Size")
+def shape_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """The sizes of the axes from `start` to `end`."""
+    sizes = list(x[0].shape)[attribute(n, "start", 0) : attribute(n, "end")]
+    return t.tensor(sizes, dtype=t.int64, device=x[0].device)
+
+
+op("Shape", channels=shape_channels, torch=shape_torch)
+op("Size", torch=lambda t, n, x: t.tensor(x[0].numel(), device=x[0].device))
 
 
 def constantofshape_channels(n: ir.Node, u: Units) -> None:
@@ -426,11 +494,19 @@ def constantofshape_resize(n: ir.Node, keep: Keep) -> None:
     mend_sizes(n, 0, sizes, np.array([d < 0 for d in dims(y)]))
 
 
+def constantofshape_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Copies of `value`, of 0.0 without."""
+    value = attribute(n, "value")
+    number = t.tensor([0.0] if value is None else value.numpy(), device=x[0].device)
+    return number.expand(numbers(n, x, 0))
+
+
 op(
     "ConstantOfShape",
     channels=constantofshape_channels,
     vjp=no_share,
     resize=constantofshape_resize,
     adds=sizes_add(0),
+    torch=constantofshape_torch,
 )
-op("Range", vjp=no_share)
+op("Range", vjp=no_share, torch=lambda t, n, x: t.arange(*(v.item() for v in x), device=x[0].device))

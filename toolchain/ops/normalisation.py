@@ -5,12 +5,13 @@ is a sum, to which a masked unit adds nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Keep, Ray, attribute, constant, dims, linear_with_bias, op, operand
+from toolchain.ops.table import Keep, Ray, attribute, constant, dims, given, linear_with_bias, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -53,11 +54,25 @@ def batchnorm_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.affine(n.inputs[0], factor.reshape(shape), term.reshape(shape)))
 
 
+def batchnorm_torch(t: Any, n: ir.Node, x: Sequence[Any], trains: bool = False) -> Any:
+    """By the stored statistics; where the node `trains`, by the batch's, which move the stored ones.
+
+    ONNX's momentum is the share that stays. The stored variance moves to the unbiased one, as torch has it.
+    """
+    features, scale, bias, mean, variance = x
+    epsilon, stays = attribute(n, "epsilon", 1e-5), attribute(n, "momentum", 0.9)
+    if attribute(n, "training_mode", 0) and not trains:
+        mean, variance, trains = None, None, True
+    return t.nn.functional.batch_norm(features, mean, variance, scale, bias, trains, 1 - stays, epsilon)
+
+
 op(
     "BatchNormalization",
     channels=batchnorm_channels,
     vjp=batchnorm_vjp,
     ray=batchnorm_ray,
+    torch=batchnorm_torch,
+    learns=(1, 2),
     lite=batchnorm_lite,
 )
 
@@ -96,7 +111,13 @@ def softmax_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(x, attribute(n, "axis", -1) % len(x.dims)), beta=1.0))
 
 
-op("Softmax", channels=softmax_channels, vjp=softmax_vjp, lite=softmax_lite)
+op(
+    "Softmax",
+    channels=softmax_channels,
+    vjp=softmax_vjp,
+    torch=lambda t, n, x: t.softmax(x[0], attribute(n, "axis", -1)),
+    lite=softmax_lite,
+)
 
 
 def logsoftmax_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -104,7 +125,12 @@ def logsoftmax_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Sub", dy, g.op("Mul", g.op("Exp", n.outputs[0]), total(g, n, dy)))]
 
 
-op("LogSoftmax", channels=softmax_channels, vjp=logsoftmax_vjp)
+op(
+    "LogSoftmax",
+    channels=softmax_channels,
+    vjp=logsoftmax_vjp,
+    torch=lambda t, n, x: t.log_softmax(x[0], attribute(n, "axis", -1)),
+)
 
 
 # ---- statistics of the data ----------------------------------------------------------------------------------------
@@ -172,8 +198,38 @@ def rmsnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Mul", g.op("Sub", scaled, lean), inverse), None]
 
 
-op("LayerNormalization", channels=layernorm_channels, vjp=layernorm_vjp, norm=layernorm_axis)
-op("RMSNormalization", channels=layernorm_channels, vjp=rmsnorm_vjp, norm=layernorm_axis)
+def normed(n: ir.Node, x: Any) -> list[int]:
+    """Sizes of the axes that are normalised together."""
+    return list(x.shape[attribute(n, "axis", -1) :])
+
+
+def layernorm_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Scale and bias may be of fewer axes than are normalised."""
+    scale, bias = ((p if p is None else p.expand(normed(n, x[0]))) for p in (x[1], given(x, 2)))
+    return t.nn.functional.layer_norm(x[0], normed(n, x[0]), scale, bias, attribute(n, "epsilon", 1e-5))
+
+
+def rmsnorm_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Without a mean."""
+    return t.nn.functional.rms_norm(x[0], normed(n, x[0]), None, attribute(n, "epsilon", 1e-5)) * x[1]
+
+
+op(
+    "LayerNormalization",
+    channels=layernorm_channels,
+    vjp=layernorm_vjp,
+    norm=layernorm_axis,
+    torch=layernorm_torch,
+    learns=(1, 2),
+)
+op(
+    "RMSNormalization",
+    channels=layernorm_channels,
+    vjp=rmsnorm_vjp,
+    norm=layernorm_axis,
+    torch=rmsnorm_torch,
+    learns=(1,),
+)
 
 
 def groups_of(n: ir.Node) -> int:
@@ -213,8 +269,20 @@ def groupnorm_resize(n: ir.Node, keep: Keep) -> None:
     n.attributes["num_groups"] = ir.AttrInt64("num_groups", int(kept.reshape(groups, -1)[:, 0].sum()))
 
 
-op("GroupNormalization", channels=groupnorm_channels, vjp=groupnorm_vjp, resize=groupnorm_resize)
-op("InstanceNormalization", channels=groupnorm_channels, vjp=groupnorm_vjp)
+def groupnorm_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """An InstanceNormalization has as many groups as channels."""
+    groups = attribute(n, "num_groups", x[0].shape[1])
+    return t.nn.functional.group_norm(x[0], groups, x[1], x[2], attribute(n, "epsilon", 1e-5))
+
+
+GROUPED: dict[str, Any] = {
+    "channels": groupnorm_channels,
+    "vjp": groupnorm_vjp,
+    "torch": groupnorm_torch,
+    "learns": (1, 2),
+}
+op("GroupNormalization", resize=groupnorm_resize, **GROUPED)
+op("InstanceNormalization", **GROUPED)
 
 
 def mvn_axes(n: ir.Node) -> set[int]:
@@ -231,7 +299,18 @@ def mvn_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [standardised_vjp(g, dy, *standardised(g, x, axes, 0.0), axes)]
 
 
-op("MeanVarianceNormalization", channels=lambda n, u: tie_all_but(n, u, mvn_axes(n)), vjp=mvn_vjp)
+def mvn_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """(x − mean) / (σ + 1e-9)."""
+    variance, mean = t.var_mean(x[0], attribute(n, "axes", [0, 2, 3]), correction=0, keepdim=True)
+    return (x[0] - mean) / (variance.sqrt() + 1e-9)
+
+
+op(
+    "MeanVarianceNormalization",
+    channels=lambda n, u: tie_all_but(n, u, mvn_axes(n)),
+    vjp=mvn_vjp,
+    torch=mvn_torch,
+)
 
 
 # ---- norms ---------------------------------------------------------------------------------------------------------
@@ -247,6 +326,7 @@ op(
     "LpNormalization",
     channels=lambda n, u: tie_all_but(n, u, set()),
     vjp=lpnorm_vjp,
+    torch=lambda t, n, x: t.nn.functional.normalize(x[0], attribute(n, "p", 2), attribute(n, "axis", -1)),
     contracts=lambda n: [(0, along(n))],
 )
 
@@ -272,4 +352,12 @@ def lrn_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Sub", direct, lean)]
 
 
-op("LRN", channels=lambda n, u: tie_all_but(n, u, {1}), vjp=lrn_vjp)
+def lrn_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Sums over a window of channels; an even one reaches further on, torch's own further back."""
+    size, alpha, offset = attribute(n, "size"), attribute(n, "alpha", 1e-4), attribute(n, "bias", 1.0)
+    spread = [0, 0] * (x[0].ndim - 2) + [(size - 1) // 2, size // 2]
+    around = t.nn.functional.pad(x[0].square(), spread).unfold(1, size, 1).sum(-1)
+    return x[0] / (offset + alpha / size * around) ** attribute(n, "beta", 0.75)
+
+
+op("LRN", channels=lambda n, u: tie_all_but(n, u, {1}), vjp=lrn_vjp, torch=lrn_torch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, op
+from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -61,6 +62,20 @@ def skipped(x: ir.Value, y: ir.Value, v: Window) -> list[int]:
         + v.pads[i + len(v.kernel)]
         for i in range(len(v.kernel))
     ]
+
+
+def is_even(n: ir.Node, v: Window) -> bool:
+    """Whether torch has such a border in a pooling: the same on both sides, half a window at most, no overhang."""
+    rank = len(v.kernel)
+    is_narrow = all(0 <= 2 * p <= k for p, k in zip(v.pads, v.kernel * 2, strict=True))
+    return v.pads[:rank] == v.pads[rank:] and is_narrow and min(skipped(operand(n, 0), n.outputs[0], v)) >= 0
+
+
+def bordered(t: Any, n: ir.Node, x: Any, v: Window, value: float = 0.0) -> Any:
+    """A tensor with its border, which ends where the last window does."""
+    rank, over = len(v.kernel), skipped(operand(n, 0), n.outputs[0], v)
+    sides = zip(v.pads[:rank][::-1], v.pads[rank:][::-1], over[::-1], strict=True)
+    return t.nn.functional.pad(x, [p for begin, end, o in sides for p in (begin, end - o)], value=value)
 
 
 def per_channel(n: ir.Node, u: Units) -> None:
@@ -114,7 +129,25 @@ def maxpool_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.op("MAX_POOL_2D", x, dims=w.dims(n.outputs[0]), **kernel, **settings))
 
 
-op("MaxPool", channels=maxpool_channels, vjp=maxpool_vjp, ray=homogeneous, lite=maxpool_lite)
+def maxpool_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Padded with −∞ where torch has no such padding."""
+    v = window(n)
+    if any(map(is_used, n.outputs[1:])):
+        raise NotImplementedError("its indices are read")
+    pool = getattr(t.nn.functional, f"max_pool{len(v.kernel)}d")
+    if is_even(n, v):
+        return pool(x[0], v.kernel, v.strides, v.pads[: len(v.kernel)], v.dilations)
+    return pool(bordered(t, n, x[0], v, -math.inf), v.kernel, v.strides, 0, v.dilations)
+
+
+op(
+    "MaxPool",
+    channels=maxpool_channels,
+    vjp=maxpool_vjp,
+    ray=homogeneous,
+    torch=maxpool_torch,
+    lite=maxpool_lite,
+)
 
 
 # ---- AveragePool ---------------------------------------------------------------------------------------------------
@@ -160,7 +193,37 @@ def averagepool_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], y)
 
 
-op("AveragePool", channels=per_channel, vjp=averagepool_vjp, ray=linear, lite=averagepool_lite)
+def window_sums(t: Any, n: ir.Node, x: Any, v: Window) -> Any:
+    """Sums of each window: channels are folded into rows and meet a kernel of ones."""
+    rows = bordered(t, n, x, v).flatten(0, 1).unsqueeze(1)
+    conv = getattr(t.nn.functional, f"conv{len(v.kernel)}d")
+    sums = conv(rows, rows.new_ones([1, 1, *v.kernel]), None, v.strides, 0, v.dilations)
+    return sums.squeeze(1).unflatten(0, x.shape[:2])
 
 
-op("LpPool", channels=per_channel, ray=homogeneous)
+def averagepool_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Sums by their counts where torch has no such padding or dilation."""
+    v, with_pads = window(n), bool(attribute(n, "count_include_pad", 0))
+    if is_even(n, v) and set(v.dilations) == {1}:
+        pool = getattr(t.nn.functional, f"avg_pool{len(v.kernel)}d")
+        return pool(x[0], v.kernel, v.strides, v.pads[: len(v.kernel)], count_include_pad=with_pads)
+    return window_sums(t, n, x[0], v) / t.from_numpy(window_counts(n)).to(x[0].device)
+
+
+op(
+    "AveragePool",
+    channels=per_channel,
+    vjp=averagepool_vjp,
+    ray=linear,
+    torch=averagepool_torch,
+    lite=averagepool_lite,
+)
+
+
+def lppool_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """(Σ|x|ᵖ)^(1/p) of each window."""
+    p = attribute(n, "p", 2)
+    return window_sums(t, n, x[0].abs() ** p, window(n)) ** (1 / p)
+
+
+op("LpPool", channels=per_channel, ray=homogeneous, torch=lppool_torch)

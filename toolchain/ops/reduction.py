@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from toolchain.ops.units import Units
 
 Axes = Callable[[ir.Node], "set[int] | None"]
 Slope = Callable[[Tape, ir.Node, ir.Value, ir.Value], ir.Value]
+Reduced = Callable[[Any, ir.Node, Any, tuple[int, ...], bool], Any]
 
 
 def spatial_axes(n: ir.Node) -> set[int]:
@@ -79,7 +80,7 @@ def sum_channels(n: ir.Node, u: Units) -> None:
 
 
 # ---- gradients -----------------------------------------------------------------------------------------------------
-def reduction(name: str, slope: Slope, axes: Axes = reduced_axes, **rules: Any) -> None:
+def reduction(name: str, slope: Slope, reduced: Reduced, axes: Axes = reduced_axes, **rules: Any) -> None:
     """A reduction; slope(tape, node, x, y) is dy/dx, in which y has its reduced axes back, of size 1."""
 
     def vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -91,7 +92,19 @@ def reduction(name: str, slope: Slope, axes: Axes = reduced_axes, **rules: Any) 
             dy, y = g.op("Reshape", dy, g.i64([g.seeds, *kept])), g.op("Reshape", y, g.i64(kept))
         return [g.op("Mul", dy, slope(g, n, x, y)), *[None] * (len(n.inputs) - 1)]
 
-    op(name, vjp=vjp, **rules)
+    op(name, vjp=vjp, torch=in_torch(reduced, axes), **rules)
+
+
+def in_torch(reduced: Reduced, axes: Axes) -> Callable[[Any, ir.Node, Sequence[Any]], Any]:
+    """reduced(torch, node, x, axes, whether they stay as 1) with axes as a tuple; no axes, no change."""
+
+    def torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+        gone = axes(n)
+        if gone is None:
+            raise NotImplementedError("its axes are computed")
+        return reduced(t, n, x[0], tuple(sorted(gone)), bool(attribute(n, "keepdims", 1))) if gone else x[0]
+
+    return torch
 
 
 def ones(g: Tape, n: ir.Node, axes: set[int] | None, value: float = 1.0) -> ir.Value:
@@ -153,20 +166,66 @@ SUM: dict[str, Any] = {"channels": sum_channels, "contracts": summed}
 KEEP: dict[str, Any] = {"channels": reduce_channels}
 SPACE: dict[str, Any] = {"channels": per_channel, "axes": spatial_axes}
 
-reduction("GlobalAveragePool", equal_shares(spatial_axes), ray=linear, lite=global_lite("MEAN"), **SPACE)
-reduction("GlobalMaxPool", to_winners(spatial_axes), ray=homogeneous, lite=global_lite("REDUCE_MAX"), **SPACE)
-reduction("GlobalLpPool", norm_slope, ray=homogeneous, **SPACE)
-reduction("ReduceMean", equal_shares(reduced_axes), ray=linear, lite=lite("MEAN"), **KEEP)
-reduction("ReduceSum", lambda g, n, x, y: ones(g, n, reduced_axes(n)), ray=linear, lite=lite("SUM"), **SUM)
-reduction("ReduceMax", to_winners(reduced_axes), ray=homogeneous, lite=lite("REDUCE_MAX"), **KEEP)
-reduction("ReduceMin", to_winners(reduced_axes), ray=homogeneous, lite=lite("REDUCE_MIN"), **KEEP)
-reduction("ReduceL1", lambda g, n, x, y: g.op("Sign", x), ray=homogeneous, **SUM)
-reduction("ReduceL2", lambda g, n, x, y: g.op("Div", x, y), ray=homogeneous, **SUM)
-reduction("ReduceSumSquare", lambda g, n, x, y: g.op("Mul", g.f32(2), x), **SUM)
+
+def norm(p: int) -> Reduced:
+    """‖x‖ₚ, which has a slope at 0 too."""
+    return lambda t, n, x, gone, kept: t.linalg.vector_norm(x, p, gone, kept)
+
+
+mean: Reduced = lambda t, n, x, gone, kept: x.mean(gone, kept)
+largest: Reduced = lambda t, n, x, gone, kept: x.amax(gone, kept)
+smallest: Reduced = lambda t, n, x, gone, kept: x.amin(gone, kept)
+total: Reduced = lambda t, n, x, gone, kept: x.sum(gone, kept)
+
+
+def product(t: Any, n: ir.Node, x: Any, gone: tuple[int, ...], kept: bool) -> Any:
+    """torch multiplies along one axis at a time."""
+    for axis in gone[::-1]:
+        x = x.prod(axis, kept)
+    return x
+
+
+reduction("GlobalAveragePool", equal_shares(spatial_axes), mean, ray=linear, lite=global_lite("MEAN"), **SPACE)
+reduction("GlobalMaxPool", to_winners(spatial_axes), largest, ray=homogeneous, lite=global_lite("REDUCE_MAX"), **SPACE)
 reduction(
-    "ReduceLogSum", lambda g, n, x, y: g.op("Mul", g.op("Exp", g.op("Neg", y)), ones(g, n, reduced_axes(n))), **SUM
+    "GlobalLpPool",
+    norm_slope,
+    lambda t, n, x, gone, kept: norm(attribute(n, "p", 2))(t, n, x, gone, kept),
+    ray=homogeneous,
+    **SPACE,
 )
-reduction("ReduceLogSumExp", lambda g, n, x, y: g.op("Exp", g.op("Sub", x, y)), **KEEP)
-op("ReduceProd", **KEEP)
-op("ArgMax", channels=passing(one_axis))
-op("ArgMin", channels=passing(one_axis))
+reduction("ReduceMean", equal_shares(reduced_axes), mean, ray=linear, lite=lite("MEAN"), **KEEP)
+reduction("ReduceSum", lambda g, n, x, y: ones(g, n, reduced_axes(n)), total, ray=linear, lite=lite("SUM"), **SUM)
+reduction("ReduceMax", to_winners(reduced_axes), largest, ray=homogeneous, lite=lite("REDUCE_MAX"), **KEEP)
+reduction("ReduceMin", to_winners(reduced_axes), smallest, ray=homogeneous, lite=lite("REDUCE_MIN"), **KEEP)
+reduction("ReduceL1", lambda g, n, x, y: g.op("Sign", x), norm(1), ray=homogeneous, **SUM)
+reduction("ReduceL2", lambda g, n, x, y: g.op("Div", x, y), norm(2), ray=homogeneous, **SUM)
+reduction(
+    "ReduceSumSquare",
+    lambda g, n, x, y: g.op("Mul", g.f32(2), x),
+    lambda t, n, x, gone, kept: x.square().sum(gone, kept),
+    **SUM,
+)
+reduction(
+    "ReduceLogSum",
+    lambda g, n, x, y: g.op("Mul", g.op("Exp", g.op("Neg", y)), ones(g, n, reduced_axes(n))),
+    lambda t, n, x, gone, kept: x.sum(gone, kept).log(),
+    **SUM,
+)
+reduction(
+    "ReduceLogSumExp",
+    lambda g, n, x, y: g.op("Exp", g.op("Sub", x, y)),
+    lambda t, n, x, gone, kept: x.logsumexp(gone, kept),
+    **KEEP,
+)
+op("ReduceProd", torch=in_torch(product, reduced_axes), **KEEP)
+
+
+def extreme_place(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """Where along its axis the largest or smallest lies."""
+    found = t.argmax if n.op_type == "ArgMax" else t.argmin
+    return found(x[0], attribute(n, "axis", 0), bool(attribute(n, "keepdims", 1)))
+
+
+op("ArgMax", channels=passing(one_axis), torch=extreme_place)
+op("ArgMin", channels=passing(one_axis), torch=extreme_place)

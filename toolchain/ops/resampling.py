@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -43,8 +47,24 @@ def tospace(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.shaped(g.op("DepthToSpace", g.rows(dy, n.outputs[0]), blocksize=attribute(n, "blocksize")), x)]
 
 
-op("DepthToSpace", channels=block_channels, vjp=todepth, ray=linear)
-op("SpaceToDepth", channels=block_channels, vjp=tospace, ray=linear)
+def tospace_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """torch knows the order in which a channel's block lies together."""
+    size, (b, c, h, w) = attribute(n, "blocksize"), x[0].shape
+    if attribute(n, "mode", "DCR") == "CRD":
+        return t.pixel_shuffle(x[0], size)
+    together = x[0].reshape(b, size**2, c // size**2, h, w).transpose(1, 2)
+    return t.pixel_shuffle(together.reshape(b, c, h, w), size)
+
+
+def todepth_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """The places of a block in front of the channels."""
+    size, (b, c, h, w) = attribute(n, "blocksize"), x[0].shape
+    together = t.pixel_unshuffle(x[0], size).reshape(b, c, size**2, h // size, w // size)
+    return together.transpose(1, 2).reshape(b, c * size**2, h // size, w // size)
+
+
+op("DepthToSpace", channels=block_channels, vjp=todepth, ray=linear, torch=tospace_torch)
+op("SpaceToDepth", channels=block_channels, vjp=tospace, ray=linear, torch=todepth_torch)
 
 
 # ---- Resize --------------------------------------------------------------------------------------------------------
@@ -89,7 +109,13 @@ def interpolation(n: ir.Node, axis: int, scale: float | None) -> NDArray[np.floa
     """The matrix [size of y, size of x] by which one axis is resampled: what becomes of unit vectors."""
     before, after = dims(operand(n, 0))[axis], dims(n.outputs[0])[axis]
     settings = {k: v for k, v in n.attributes.items() if k not in ("axes", "keep_aspect_ratio_policy")}
-    alone = ir.Node("", "Resize", [], list(settings.values()), num_outputs=1, name=n.name)
+    return resampled(before, after, scale, tuple(sorted((k, a.value) for k, a in settings.items())))
+
+
+@lru_cache(maxsize=64)
+def resampled(before: int, after: int, scale: float | None, settings: tuple[tuple[str, Any], ...]) -> NDArray[Any]:
+    """The matrix of a Resize with these attributes; training asks for it at every step."""
+    alone = ir.node("Resize", [None], dict(settings))
     told = [np.array([1, scale], np.float32), None] if scale else [None, np.array([before, after], np.int64)]
     return evaluate(alone, [np.eye(before, dtype=np.float32), None, *told])[0].T
 
@@ -112,4 +138,18 @@ def resize_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [dy, *[None] * (len(n.inputs) - 1)]
 
 
-op("Resize", channels=resize_channels, vjp=resize_vjp, ray=linear, resize=resize_resize)
+def resize_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """A matrix along each axis, or a pick where every row of it is one."""
+    if attribute(n, "coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise NotImplementedError("it is of the kind tf_crop_and_resize")
+    y = x[0]
+    for axis, scale in resized_axes(n).items():
+        matrix = interpolation(n, axis, scale)
+        if attribute(n, "mode", "nearest") == "nearest":
+            y = y.index_select(axis, t.from_numpy(matrix.argmax(axis=1)).to(y.device))
+        else:
+            y = (y.movedim(axis, -1) @ t.from_numpy(matrix.T.copy()).to(y.device)).movedim(-1, axis)
+    return y
+
+
+op("Resize", channels=resize_channels, vjp=resize_vjp, ray=linear, resize=resize_resize, torch=resize_torch)

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.mend import rewrite
-from toolchain.ops.table import Keep, Ray, argument, attribute, constant, dims, linear, op, operand, sum_of, where
+from toolchain.ops.table import (
+    Keep,
+    Ray,
+    argument,
+    attribute,
+    constant,
+    dims,
+    given,
+    linear,
+    op,
+    operand,
+    sum_of,
+    where,
+)
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units, Way
 
@@ -105,17 +119,24 @@ def back(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.shaped(dy, x), *[None] * (len(n.inputs) - 1)]
 
 
-op("Flatten", channels=reshape_channels, vjp=back, ray=linear, lite=lambda w, n: w.reshape(n))
-op("Squeeze", channels=reshape_channels, vjp=back, ray=linear, lite=lambda w, n: w.reshape(n))
-op("Unsqueeze", channels=reshape_channels, vjp=back, ray=linear, lite=lambda w, n: w.reshape(n))
-op(
-    "Reshape",
-    channels=reshape_channels,
-    vjp=back,
-    ray=linear,
-    resize=reshape_resize,
-    lite=lambda w, n: w.reshape(n),
-)
+def reshape_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """The output's shape, which is known but for the batch."""
+    sizes = [max(d, -1) for d in dims(n.outputs[0])]
+    if sizes.count(-1) > 1:
+        raise NotImplementedError("the batch is in two axes of its output")
+    return x[0].reshape(sizes)
+
+
+VIEW: dict[str, Any] = {
+    "channels": reshape_channels,
+    "vjp": back,
+    "ray": linear,
+    "torch": reshape_torch,
+    "lite": lambda w, n: w.reshape(n),
+}
+for _name in ("Flatten", "Squeeze", "Unsqueeze"):
+    op(_name, **VIEW)
+op("Reshape", resize=reshape_resize, **VIEW)
 
 
 # ---- Transpose -----------------------------------------------------------------------------------------------------
@@ -142,6 +163,7 @@ op(
     channels=transpose_channels,
     vjp=transpose_vjp,
     ray=linear,
+    torch=lambda t, n, x: x[0].permute(attribute(n, "perm") or list(range(x[0].ndim))[::-1]),
     lite=lambda w, n: w.give(n.outputs[0], w.transposed(w.input(n.inputs[0]), permutation(n))),
 )
 
@@ -177,6 +199,7 @@ op(
     channels=concat_channels,
     vjp=concat_vjp,
     ray=sum_of,
+    torch=lambda t, n, x: t.cat(list(x), attribute(n, "axis")),
     lite=lambda w, n: w.concat(n, attribute(n, "axis") % len(dims(n.outputs[0]))),
 )
 
@@ -231,4 +254,20 @@ def pad_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.padded(x, amounts, 0.0 if value is None else float(value.item())))
 
 
-op("Pad", channels=pad_channels, vjp=pad_vjp, ray=pad_ray, lite=pad_lite)
+def pad_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """A border of one constant, or of positions that each axis reads again."""
+    amounts, mode, value = pad_amounts(n), attribute(n, "mode", "constant"), given(x, 2)
+    if amounts is None:
+        raise NotImplementedError("its amounts are computed")
+    if mode == "constant":
+        around = [p for amount in amounts[::-1] for p in amount]
+        return t.nn.functional.pad(x[0], around, value=0 if value is None else value.item())
+    y = x[0]
+    for axis, amount in enumerate(amounts):
+        if amount != (0, 0):
+            picked = np.pad(np.arange(y.shape[axis]), amount, mode)  # type: ignore[call-overload]
+            y = y.index_select(axis, t.from_numpy(picked).to(y.device))
+    return y
+
+
+op("Pad", channels=pad_channels, vjp=pad_vjp, ray=pad_ray, torch=pad_torch, lite=pad_lite)

@@ -47,6 +47,8 @@ class Op:
     resize     (node, keep): mend attributes and shape constants after removal
     adds       (node, shape of a value) -> bytes by which `resize` makes the file longer, at most
     lite       (writer, node): emit TFLite
+    torch      (torch, node, inputs) -> output, or a tuple of them: what the op computes, on tensors; None: left out
+    learns     inputs whose float parameters retraining changes: weights, and not bounds, sizes or statistics
     """
 
     name: str
@@ -60,6 +62,8 @@ class Op:
     resize: Callable[[ir.Node, Keep], None] | None = None
     adds: Callable[[ir.Node, Shape], int] | None = None
     lite: Callable[[Any, ir.Node], None] | None = None
+    torch: Callable[[Any, ir.Node, Sequence[Any]], Any] | None = None
+    learns: Sequence[int] | None = None
 
 
 OPS: dict[str, Op] = {}
@@ -113,6 +117,17 @@ def operand(node: ir.Node, i: int) -> ir.Value:
     if value is None:
         raise ValueError(f"{where(node)} lacks its input {i}")
     return value
+
+
+def given(inputs: Sequence[Any], i: int) -> Any:
+    """Tensor i, or None where it is left out."""
+    return inputs[i] if i < len(inputs) else None
+
+
+def numbers(node: ir.Node, inputs: Sequence[Any], i: int) -> list[int]:
+    """The whole numbers of input i: of the constant where it is one, which costs no wait for a GPU."""
+    told = constant(node.inputs[i])
+    return (inputs[i] if told is None else told).tolist()
 
 
 def where(node: ir.Node) -> str:
