@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from targets.measure import Measurement
+from toolchain.compress.budget import Term
 from toolchain.compress.groups import Channels
 from toolchain.compress.plan import Plan
 from toolchain.compress.ranks import Ranks
-from toolchain.compress.recover import Refit
 from toolchain.model import Model
+from toolchain.pipeline.cutting import Cut
+from toolchain.pipeline.schedule import Judge, Walk
+from toolchain.pipeline.scoring import STAGES, Scorer
 from toolchain.profile import Profile
-from toolchain.verify import Proof
 
 
 def model_facts(model: Model, counted: Profile, name: str, size: int, sha256: str) -> dict[str, Any]:
@@ -71,7 +73,51 @@ def plan_facts(plan: Plan, ranks: Ranks, channels: Channels) -> dict[str, Any]:
         groups.append({"name": g.name, "before": before, "after": after, "dead": dead, "why": why, "kind": g.kind})
     frozen = [{"parameter": p, "axis": a, "reason": r} for p, a, r in channels.frozen()]
     costs = {q: {"before": b, "after": a} for q, (b, a) in plan.costs.items()}
-    return {"budget": plan.budget, "align": plan.align, "groups": groups, "frozen": frozen, "costs": costs}
+    terms = {"budget": plan.budget, "used": plan.used, "binding": list(plan.binding)}
+    return {**terms, "align": plan.align, "groups": groups, "frozen": frozen, "costs": costs}
+
+
+def proof_facts(walk: Walk) -> dict[str, Any]:
+    """The JSON of the proof: of the round that is furthest from equal; every round has to pass."""
+    proofs = [r.cut for r in walk.rounds if r.cut.proof is not None and not r.is_undone] or [walk.result]
+    worst = max(proofs, key=lambda c: c.proof.max_rel if c.proof is not None else 0.0)
+    assert worst.proof is not None
+    passed = all(c.proof is not None and c.proof.passed for c in proofs)
+    of = {"rounds": len(proofs), "approximate": worst.approximate and dataclasses.asdict(worst.approximate)}
+    return dataclasses.asdict(worst.proof) | {"passed": passed} | of
+
+
+def history_facts(cut: Cut, has_teacher: bool) -> dict[str, Any] | None:
+    """The JSON of the training that the result went through."""
+    if cut.history is None:
+        return None
+    epochs = [dataclasses.asdict(e) for e in cut.history.epochs]
+    return {"epochs": epochs, "stopped": cut.history.stopped, "teacher": "the original" if has_teacher else None}
+
+
+def schedule_facts(name: str, walk: Walk, judge: Judge | None, scorer: Scorer) -> dict[str, Any]:
+    """The JSON of the rounds: what each was cut to, what was proven, and what it was worth afterwards."""
+    rounds = []
+    for r in walk.rounds:
+        plan, proof = r.cut.plan, r.cut.proof
+        rounds.append(
+            {
+                "round": r.number,
+                "budget": plan.budget,
+                "costs": {q: {"before": b, "after": a} for q, (b, a) in plan.costs.items()},
+                "max_rel": None if proof is None else proof.max_rel,
+                "passed": None if proof is None else proof.passed,
+                "carried": list(r.cut.start.carried),
+                "judged": r.accuracy,
+                "undone": r.is_undone,
+                "accuracy": [
+                    {k: v for k, v in row.items() if k != "per_class"} for row in scorer.accuracies(r.cut.stages)
+                ],
+                "deviation": scorer.deviations(r.cut.stages),
+            }
+        )
+    by = None if judge is None else {"about": judge.about, "before": judge.before, "floor": judge.floor}
+    return {"name": name, "judge": by, "stopped": walk.stopped, "rounds": rounds}
 
 
 def host() -> dict[str, Any]:
@@ -104,7 +150,7 @@ def quantity(number: float) -> str:
     return f"{number:.0f} "
 
 
-def describe_ranks(ranks: Ranks) -> str:
+def describe_ranks(ranks: Ranks, carried: Sequence[str] = ()) -> str:
     """The line of the rank stage."""
     f = ranks.facts
     gap = f.get("completeness_gap")
@@ -118,11 +164,35 @@ def describe_ranks(ranks: Ranks) -> str:
     cuts = f.get("cuts", [])
     parts += [f"{c['cut']} by {c['backend']}" for c in cuts if not c["backend"].startswith("gradient")]
     parts += [f"{c['cut']}: {c['note']}" for c in cuts if c["note"]]
+    parts += [f"{len(carried)} groups keep the scores of the last round ({', '.join(carried[:3])})"] if carried else []
     return " · ".join(parts)
 
 
-def describe_proof(proof: Proof, approximate: Proof | None) -> str:
+def describe_model(counted: Profile, channels: Channels) -> str:
+    """The line of the inspect stage."""
+    removable = sum(len(g) for g in channels.groups)
+    return (
+        f"{counted.params:,} params · {quantity(counted.macs)}MAC · {counted.flash_bytes / 2**20:.1f} MiB · "
+        f"{len(channels.groups)} groups, {removable:,} units removable"
+    )
+
+
+def describe_limits(limits: Sequence[Term]) -> str:
+    """The line of the latency stage."""
+    found = [f"{t.text} by macs<={t.limit:,.0f}" for t in limits if t.text.startswith("latency")]
+    return " · ".join(found) or "within the limit already"
+
+
+def describe_plan(plan: Plan) -> str:
+    """The line of the prune stage: widths, and which term binds at which share of its limit."""
+    widths = " · ".join(f"{n} {b}→{a}" for n, (b, a) in plan.widths.items() if a < b) or "nothing to remove"
+    return " · ".join([widths, *(f"{t} binds at {100 * plan.used[t]:.1f} %" for t in plan.binding)])
+
+
+def describe_proof(cut: Cut) -> str:
     """The line of the verify stage."""
+    proof, approximate = cut.proof, cut.approximate
+    assert proof is not None
     verdict = "ok" if proof.passed else "FAILED"
     told = (
         f"pruned == masked on {proof.samples} inputs · max |Δ| {proof.max_abs:.1e} · "
@@ -136,18 +206,27 @@ def describe_proof(proof: Proof, approximate: Proof | None) -> str:
     )
 
 
-def describe_recovery(
-    refits: Sequence[Refit], accuracy: Sequence[dict[str, Any]], deviations: Sequence[dict[str, Any]]
-) -> str:
-    """The line of the recover stage."""
-    parts = [f"least squares, {sum(r.ridge is not None for r in refits)} of {len(refits)} layers" if refits else "none"]
-    for row in accuracy:
-        steps = [row["before"], row["after_prune"], row["after_recover"]]
+def describe_stage(stage: str, cut: Cut, scorer: Scorer) -> str:
+    """The line of the recover or retrain stage."""
+    refits, history = cut.refits, cut.history
+    if stage == "retrain" and history is not None:
+        told = f"{len(history.epochs) - 1} epochs, the {history.best.number}th kept"
+        parts = [told + (f" · {history.stopped}" if history.stopped else "")]
+    else:
+        solved = sum(r.ridge is not None for r in refits)
+        parts = [f"least squares, {solved} of {len(refits)} layers" if refits else "none"]
+    for row in scorer.accuracies(cut.stages):
+        steps = [row[k] for k in ("before", *STAGES)]
         parts.append(f"{row['data']} " + " → ".join(f"{100 * s:.1f}" for s in steps if s is not None) + " %")
-    for row in deviations:
-        steps = [row["after_prune"], row["after_recover"]]
+    for row in scorer.deviations(cut.stages):
+        steps = [row[k] for k in STAGES]
         parts.append(f"{row['data']} off by " + " → ".join(f"{100 * s:.3g}" for s in steps if s is not None) + " %")
     return " · ".join(parts)
+
+
+def describe_files(emitted: Sequence[dict[str, Any]]) -> str:
+    """The line of the export stage."""
+    return " · ".join(f"{e['path']} {e['bytes'] / 2**20:.2f} MiB · max |Δ| {e['max_abs']:.1e}" for e in emitted)
 
 
 def describe_rows(rows: Sequence[Measurement]) -> str:

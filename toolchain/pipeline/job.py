@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.compress.attribution import Workers
+from toolchain.compress.budget import Floor, parse_budget
 from toolchain.compress.criteria import CRITERIA
 from toolchain.data import Samples
 from toolchain.errors import UsageError
 from toolchain.files import check_new
 
+SCHEDULES = ("one-shot", "iterative")
 FORMATS = ("onnx", "tflite")
 
 
@@ -25,16 +27,22 @@ class Job:
     out: Path
     budget: str
     calibration: Samples | None
-    held_out: tuple[Samples, ...] = ()  # looked at for the report only, never to choose
+    held_out: tuple[Samples, ...] = ()  # looked at for the report; the first one judges where accuracy is a limit
     criterion: str = "ig"
     align: str = "auto"
     keep: tuple[str, ...] = ()
+    floors: tuple[Floor, ...] = ()
+    schedule: str = "one-shot"
+    rounds: int = 3
+    min_accuracy: float | None = None  # in 0..1
     approximate: bool = False
     layers: str = "*"
     steps: int = 16
     samples: int = 256
     target: str | None = None
     recover: bool = True
+    retrain: int = 0  # epochs
+    teacher: bool = False
     formats: tuple[str, ...] = FORMATS
     runs: int = 100
     warmup: int = 10
@@ -77,6 +85,7 @@ def outputs_of(job: Job) -> dict[str, Path]:
         raise UsageError("the result is an ONNX file first", way_out="Use --to onnx,tflite or --to onnx")
     if job.criterion not in CRITERIA:
         raise UsageError(f"unknown criterion '{job.criterion}'", way_out=f"Use one of {', '.join(CRITERIA)}")
+    check_schedule(job)
     if CRITERIA[job.criterion][1] and job.calibration is None:
         raise UsageError(
             f"criterion '{job.criterion}' needs samples", way_out="Give --data, or use --criterion magnitude"
@@ -90,3 +99,19 @@ def outputs_of(job: Job) -> dict[str, Path]:
             raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
         check_new(path, job.force)
     return paths
+
+
+def check_schedule(job: Job) -> None:
+    """What rounds, retraining and limits of accuracy need is there; raises UsageError."""
+    if job.schedule not in SCHEDULES:
+        raise UsageError(f"unknown schedule '{job.schedule}'", way_out=f"Use one of {', '.join(SCHEDULES)}")
+    needs = {"--retrain": job.retrain > 0, "--min-accuracy": job.min_accuracy is not None}
+    needs["drop"] = any(t.quantity == "drop" for t in parse_budget(job.budget))
+    for what in (n for n, asked in needs.items() if asked and not job.sets):
+        raise UsageError(f"{what} needs samples", way_out="Give --data")
+    if job.retrain and job.calibration is None:
+        raise UsageError("--retrain needs samples to train on", way_out="Give --data")
+    if job.retrain and not job.teacher and job.calibration is not None and job.calibration.labels is None:
+        raise UsageError(
+            f"'{job.calibration.name}' has no labels to retrain on", way_out="Give --teacher: the original teaches then"
+        )

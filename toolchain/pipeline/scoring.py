@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from toolchain.data import Samples
 from toolchain.evaluate import Accuracy, answers, deviation, evaluate
 from toolchain.model import Model
-from toolchain.pipeline.job import Job
 
 STAGES = ("after_prune", "after_recover", "after_retrain")
 
 
-def accuracies(job: Job, dense: Model, stages: Mapping[str, Model]) -> list[dict[str, Any]]:
-    """One row for each labelled set: before, and after each stage that there was."""
-    rows = []
-    for samples in job.sets:
-        if samples.labels is not None:
-            before = evaluate(dense, samples, job.threads)
-            rows.append(
-                accuracy_row(samples, before, {k: evaluate(m, samples, job.threads) for k, m in stages.items()})
-            )
-    return rows
+@dataclass(frozen=True)
+class Scorer:
+    """Looks at every network once on every set, against the original."""
 
+    dense: Model
+    sets: tuple[Samples, ...]
+    threads: int = 1
+    known: WeakKeyDictionary[Model, dict[int, Any]] = field(default_factory=WeakKeyDictionary)
 
-def unlabelled(job: Job, dense: Model, stages: Mapping[str, Model]) -> list[dict[str, Any]]:
-    """One row for each set without labels: how far the answers are from the original's."""
-    return [
-        {"data": samples.name, "n": len(samples)}
-        | {k: deviation(dense, stages[k], samples, job.threads) if k in stages else None for k in STAGES}
-        for samples in job.sets
-        if samples.labels is None
-    ]
+    def accuracy(self, model: Model, samples: Samples) -> Accuracy:
+        """Of a network on labelled samples."""
+        seen = self.known.setdefault(model, {})
+        if id(samples) not in seen:
+            seen[id(samples)] = evaluate(model, samples, self.threads)
+        return seen[id(samples)]
+
+    def accuracies(self, stages: Mapping[str, Model]) -> list[dict[str, Any]]:
+        """One row for each labelled set: before, and after each stage that there was."""
+        return [
+            accuracy_row(s, self.accuracy(self.dense, s), {k: self.accuracy(m, s) for k, m in stages.items()})
+            for s in self.sets
+            if s.labels is not None
+        ]
+
+    def deviations(self, stages: Mapping[str, Model]) -> list[dict[str, Any]]:
+        """One row for each set without labels: how far the answers are from the original's."""
+        return [
+            {"data": s.name, "n": len(s)} | {k: self.deviation(stages[k], s) if k in stages else None for k in STAGES}
+            for s in self.sets
+            if s.labels is None
+        ]
+
+    def deviation(self, model: Model, samples: Samples) -> float:
+        """Of a network's answers from the original's."""
+        seen = self.known.setdefault(model, {})
+        if id(samples) not in seen:
+            seen[id(samples)] = deviation(self.dense, model, samples, self.threads)
+        return seen[id(samples)]
 
 
 def accuracy_row(samples: Samples, before: Accuracy, after: Mapping[str, Accuracy]) -> dict[str, Any]:
