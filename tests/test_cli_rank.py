@@ -56,13 +56,13 @@ def test_a_killed_ranking_goes_on(samples: Path, tmp_path: Path) -> None:
     out = tmp_path / "ranks.npz"
     code = (
         "import os, signal, sys\n"
-        "from toolchain.compress import schedule\n"
-        "schedule.MOST_SAMPLES, schedule.LEAST_ROWS, schedule.SAVED_EVERY = 64, 1, 0.0\n"
-        "plain = schedule.Record.write\n"
+        "from toolchain.compress import chunks\n"
+        "chunks.MOST_SAMPLES, chunks.LEAST_ROWS, chunks.SAVED_EVERY = 64, 1, 0.0\n"
+        "plain = chunks.Record.write\n"
         "def write(self, kept, at_last):\n"
         "    plain(self, kept, at_last)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "schedule.Record.write = write\n"
+        "chunks.Record.write = write\n"
         "from toolchain.cli import main\n"
         "main()\n"
     )

@@ -46,8 +46,12 @@ class Samples:
 
     def first(self, n: int) -> Samples:
         """The first n samples."""
-        part = {k: v[:n] for k, v in self.inputs.items()}
-        return Samples(self.name, part, None if self.labels is None else self.labels[:n], self.classes)
+        return self.at(slice(n))
+
+    def at(self, which: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
+        """These samples."""
+        part = {k: v[which] for k, v in self.inputs.items()}
+        return Samples(self.name, part, None if self.labels is None else self.labels[which], self.classes)
 
     def balanced(self, n: int, seed: int) -> Samples:
         """n samples at most, as many of each class as there are, in a seeded order; the set itself if it is small."""
@@ -61,9 +65,7 @@ class Samples:
                 mine = order[self.labels[order] == k]
                 turn[mine] = np.arange(len(mine))
             order = order[np.argsort(turn[order], kind="stable")]
-        pick = np.sort(order[:n])
-        part = {k: v[pick] for k, v in self.inputs.items()}
-        return Samples(self.name, part, None if self.labels is None else self.labels[pick], self.classes)
+        return self.at(np.sort(order[:n]))
 
 
 def load_samples(path: Path | str, model: Model, pixels: str = "unit") -> Samples:

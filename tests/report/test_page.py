@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from toolchain.errors import BadInput
 from toolchain.report import charts, page
+from toolchain.report.rounds import rounds_view
 
 SAMPLE = json.loads((Path(__file__).parent / "sample_report.json").read_text("utf-8"))
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -436,3 +437,29 @@ def test_dead_units_are_counted_and_not_drawn() -> None:
     tile = html[html.index("Scores of g") :].split("</svg>")[0]
     assert sum(map(int, re.findall(r"(\d+) kept,", tile))) == 3
     assert sum(map(int, re.findall(r", (\d+) removed", tile.split("</desc>")[1]))) == 0
+
+
+# Rounds.
+
+
+def test_rounds_tell_what_was_cut_proven_and_undone() -> None:
+    text = read(report()).text
+    assert "Judged by accuracy on test.npz, at least 80.0 %" in text
+    assert "2 undoneparams<=7%6.7 %18.6 %passed, 4 × 10⁻⁷74.0 %" in text
+    assert "Stopped before the budget: accuracy on test.npz fell to 74 %, below 80 %" in text
+    assert "Retraining, taught by the original" in text and "1 epochs: no better in 2 epochs" in text
+
+
+def test_a_cut_at_once_has_no_rounds() -> None:
+    given_report = report(retraining=None)
+    given_report["schedule"] |= {"judge": None, "stopped": "", "rounds": given_report["schedule"]["rounds"][:1]}
+    reader = read(given_report)
+    assert "Rounds" not in reader.text and ("a", {"href": "#rounds"}) not in reader.tags
+
+
+def test_the_curve_of_rounds_ends_at_the_original_and_leaves_out_what_was_undone() -> None:
+    rounds = SAMPLE["schedule"]["rounds"]
+    drawn = str(rounds_view(SAMPLE["schedule"])["round_chart"])
+    for of in rounds:
+        assert (f"round {of['round']}: {100 * of['judged']:.0f}" in drawn.replace("84.8", "85")) is not of["undone"]
+    assert "the original: 85.2" in drawn and "100.00%" in drawn

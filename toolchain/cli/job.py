@@ -13,17 +13,23 @@ from toolchain.cli.options import (
     APPROXIMATE,
     BUDGET,
     CRITERION,
+    FLOOR,
     FORCE,
     KEEP,
     LAYERS,
     MEMORY,
+    MIN_ACCURACY,
     MODEL,
     PIXELS,
+    RETRAIN,
+    ROUNDS,
     SAMPLES,
+    SCHEDULE,
     SEED,
     SHAPE,
     STEPS,
     TARGET,
+    TEACHER,
     THREADS,
     parse_shapes,
     progress,
@@ -43,7 +49,8 @@ from toolchain.errors import GateFailed
     "held_out",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Further labelled samples to report accuracy on; never used to choose.",
+    help="Further samples to report accuracy on. Where accuracy is a limit (drop, --min-accuracy) the first judge; "
+    "no others are used to choose.",
 )
 @BUDGET
 @click.option(
@@ -57,12 +64,18 @@ from toolchain.errors import GateFailed
 @CRITERION
 @ALIGN
 @KEEP
+@FLOOR
+@SCHEDULE
+@ROUNDS
+@MIN_ACCURACY
 @APPROXIMATE
 @LAYERS
 @STEPS
 @SAMPLES
 @MEMORY
 @TARGET
+@RETRAIN
+@TEACHER
 @click.option("--no-recover", is_flag=True, help="Leave the kept weights as they are.")
 @click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
 @click.option("--runs", default=100, show_default=True, help="Timed inferences for each model; 0 measures nothing.")
@@ -171,7 +184,7 @@ def summary(report: dict[str, Any]) -> None:
         for b, a in zip(bench[::2], bench[1::2], strict=True)
     ]
     for a in report["accuracy"]:
-        last = a["after_recover"] if a["after_recover"] is not None else a["after_prune"]
+        last = next(a[k] for k in ("after_retrain", "after_recover", "after_prune") if a[k] is not None)
         rows.append(
             {
                 "": f"accuracy {a['data']} %",

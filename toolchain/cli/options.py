@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,8 @@ PIXELS = click.option(
 BUDGET = click.option(
     "--budget",
     required=True,
-    help="Like params<=30%, flash<=2MiB, macs<=50%, ram<=1MiB or units<=50%; several with commas.",
+    help="Like params<=30%, flash<=2MiB, macs<=50%, ram<=1MiB, units<=50%, latency@local<=20ms or drop<=1 (points of "
+    "accuracy); several with commas, all of which hold.",
 )
 CRITERION = click.option(
     "--criterion",
@@ -44,6 +46,34 @@ ALIGN = click.option(
     "--align", default="auto", show_default=True, help="Widths are multiples of this: auto, off or a number."
 )
 KEEP = click.option("--keep", multiple=True, metavar="GLOB", help="Groups to leave alone.")
+FLOOR = click.option(
+    "--floor",
+    "floors",
+    multiple=True,
+    metavar="GLOB=WIDTH|SHARE%",
+    callback=lambda context, option, texts: parse_floors(texts),
+    help="Units that groups keep at least, such as conv*=32 or dense1=25%.",
+)
+SCHEDULE = click.option(
+    "--schedule",
+    type=click.Choice(["one-shot", "iterative"]),
+    default="one-shot",
+    show_default=True,
+    help="Cut at once, or in rounds with a new ranking after each.",
+)
+ROUNDS = click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of an iterative schedule."
+)
+MIN_ACCURACY = click.option(
+    "--min-accuracy",
+    metavar="SHARE%",
+    callback=lambda context, option, text: parse_share(text),
+    help="Stop before accuracy falls below this, even if the budget is not reached.",
+)
+RETRAIN = click.option(
+    "--retrain", type=click.IntRange(0), default=0, metavar="EPOCHS", help="Train what is left in torch, on --data."
+)
+TEACHER = click.option("--teacher", is_flag=True, help="Let the original teach it: no labels needed.")
 APPROXIMATE = click.option(
     "--allow-approximate",
     "approximate",
@@ -92,6 +122,27 @@ def parse_cuts(cuts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
             raise UsageError(f"cannot read the cut '{text}'", way_out="Write it like --cuts conv5=relu5")
         found[group] = tuple(values.split(","))
     return found
+
+
+def parse_floors(texts: tuple[str, ...]) -> tuple[Any, ...]:
+    """'conv*=32' -> floors; raises UsageError."""
+    from toolchain.compress.budget import parse_floor
+
+    return tuple(parse_floor(t) for t in texts)
+
+
+def parse_share(text: str | None) -> float | None:
+    """'85%' or '0.85' -> 0.85; raises UsageError."""
+    if text is None:
+        return None
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"cannot read the accuracy '{text}'", way_out="Write it like 85%")
+    return share
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from toolchain.cli.options import (
     ALIGN,
     APPROXIMATE,
     CRITERION,
+    FLOOR,
     FORCE,
     FORMAT,
     KEEP,
@@ -164,6 +166,7 @@ def gradient(model: Path, cut: str, target: str | None, out: Path, shapes: tuple
 @click.option("--budget", help="Like params<=30%.")
 @ALIGN
 @KEEP
+@FLOOR
 @APPROXIMATE
 @click.option(
     "--order",
@@ -189,6 +192,7 @@ def prune(
     budget: str | None,
     align: str,
     keep: tuple[str, ...],
+    floors: tuple[Any, ...],
     approximate: bool,
     order: str,
     plan_file: Path | None,
@@ -238,7 +242,7 @@ def prune(
         if order == "random":
             generator = np.random.default_rng(seed)
             scores = {n: generator.permutation(len(s)).astype(float) for n, s in scores.items()}
-        plan = make_plan(loaded, channels, scores, found.dead if order == "lowest" else {}, budget, align, keep)
+        plan = make_plan(loaded, channels, scores, found.dead if order == "lowest" else {}, budget, align, keep, floors)
     show([{"group": n, "before": b, "after": a} for n, (b, a) in plan.widths.items()], "table")
     show(
         [

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.compress.chunks import Kept, Record, fitting, half_of_the_memory, in_order, key_of, parts
 from toolchain.compress.objective import Deviation, objective_of
 from toolchain.compress.region import Nodes, Part, Recipe, Region, chunk, region_of
-from toolchain.compress.schedule import Kept, Record, fitting, half_of_the_memory, in_order, key_of, parts
 from toolchain.compress.sums import Attribution as Attribution
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic

@@ -20,7 +20,7 @@ GATHER_BYTES = 160  # the node that picks places behind a flatten, without its n
 
 Part = tuple[int, NDArray[np.int64], NDArray[np.int64]]
 
-COUNTERS = ("params", "macs", "flash", "ram")
+COUNTERS: tuple[str, ...] = ("params", "macs", "flash", "ram")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Removal and masking, without knowledge of any op: labels say which rows go, `resize` mends what an op wrote down.
 
-prune(model)  removes the rows of removed units from every parameter
-mask(model)   multiplies them by zero wherever a node sums them away: what a pruned network must equal
+prune(model)    removes the rows of removed units from every parameter
+mask(model)     multiplies them by zero wherever a node sums them away: what a pruned network must equal
+restored(model) takes the weights of a pruned network back into the original's graph: where the next round starts
 """
 
 from __future__ import annotations
@@ -133,6 +134,27 @@ def insert_gather(
         assert producer is not None
         graph.insert_after(producer, gather)
         gather.replace_input_with(0, value)
+
+
+def restored(model: Model, channels: Channels, removed: Ids, pruned: Model) -> Model:
+    """The unpruned graph with the weights of a pruned network: the same answers, and units that went can go again.
+
+    Rows that went are 0 in matrices and kernels, so that nobody sees their units; in vectors (biases, statistics of
+    norms) they stay as they were, since something may be divided by them.
+    """
+    gone = channels.flags(channels.closure(removed))
+    keep = {key: ~gone[channels.labels.root[ids]] for key, ids in channels.labels.axes.items()}
+    clone = model.ir.clone()
+    for name, value in clone.graph.initializers.items():
+        source = pruned.graph.initializers[name].const_value
+        if value.const_value is None or source is None or value.dtype is None or not value.dtype.is_floating_point():
+            continue
+        array, original = value.const_value.numpy(), channels.values[name]
+        is_matrix = sum(n > 1 for n in array.shape) > 1
+        fresh = np.zeros_like(array) if is_matrix else array.copy()
+        fresh[np.ix_(*(rows_kept(original, a, keep) for a in range(array.ndim)))] = source.numpy()
+        value.const_value = ir.tensor(fresh, name=name)
+    return model.with_ir(clone)
 
 
 def mask(model: Model, channels: Channels, removed: Ids, norms: bool = True) -> Model:

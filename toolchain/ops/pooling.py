@@ -207,7 +207,7 @@ def averagepool_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     if is_even(n, v) and set(v.dilations) == {1}:
         pool = getattr(t.nn.functional, f"avg_pool{len(v.kernel)}d")
         return pool(x[0], v.kernel, v.strides, v.pads[: len(v.kernel)], count_include_pad=with_pads)
-    return window_sums(t, n, x[0], v) / t.from_numpy(window_counts(n)).to(x[0].device)
+    return window_sums(t, n, x[0], v) / t.from_numpy(window_counts(n)).to(x[0])
 
 
 op(

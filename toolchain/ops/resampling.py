@@ -148,7 +148,7 @@ def resize_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
         if attribute(n, "mode", "nearest") == "nearest":
             y = y.index_select(axis, t.from_numpy(matrix.argmax(axis=1)).to(y.device))
         else:
-            y = (y.movedim(axis, -1) @ t.from_numpy(matrix.T.copy()).to(y.device)).movedim(-1, axis)
+            y = (y.movedim(axis, -1) @ t.from_numpy(matrix.T.copy()).to(y)).movedim(-1, axis)
     return y
 
 

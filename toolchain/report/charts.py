@@ -7,6 +7,7 @@ come from there. Every chart says what it shows in <title> and <desc>; every mar
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,21 @@ def histogram(title: str, desc: str, scores: Sequence[float], kept: Sequence[boo
         (1.0, ("≥ " if values.max() > high else "") + sig(high)),
     )
     body += [_label(share, text, height + 13) for share, text in ends if text]
+    return _svg(title, desc, height + 18, body)
+
+
+def curve(title: str, desc: str, points: Sequence[tuple[float, float, str]], height: int = 120) -> Markup:
+    """A line through points (x, y, tip), both shares; y runs from a tenth below the lowest to 1."""
+    floor = max(0.0, math.floor(10 * min(y for _, y, _ in points)) / 10 - 0.1)
+    place = [(x, 5 + (height - 10) * (1 - (y - floor) / (1 - floor)), tip) for x, y, tip in sorted(points)]
+    body = [Markup('<line class="base" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(height)]
+    body += [
+        Markup('<line class="base" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(_percent(a), _percent(b), y, z)
+        for (a, y, _), (b, z, _) in itertools.pairwise(place)
+    ]
+    body += [_dot(Mark(x, x, "kept", tip), round(y) - 5, 10) for x, y, tip in place]
+    body += [_label(share, f"{100 * share:.0f} %", height + 13) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    body += [_label(0.0, f"{100 * end:.0f} %", y) for end, y in ((1.0, 12), (floor, height - 4))]
     return _svg(title, desc, height + 18, body)
 
 

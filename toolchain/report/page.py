@@ -43,6 +43,7 @@ from toolchain.report.figures import (
     told,
     wilson,
 )
+from toolchain.report.rounds import rounds_view
 
 Json = dict[str, Any]
 SCHEMA = "jettison.report/1"
@@ -50,7 +51,7 @@ GAP_LIMIT = 0.05  # completeness gap worth a warning: nodes are chosen for 2 % o
 FEW = 30  # images of a class below which its accuracy says little
 STAGES = (("before", "Before"), ("after_prune", "After pruning"), ("after_recover", "After recovery"),
           ("after_retrain", "After retraining"))  # fmt: skip
-STAGE_KINDS = {"before": "before", "after_prune": "prune", "after_recover": "recover", "after_retrain": "retrain"}
+STAGE_KINDS = {"before": "before", "after_prune": "prune", "after_recover": "recover", "after_retrain": "kept"}
 ROLE_KINDS = {"before": "before", "after": "kept", "other": "removed"}
 GRADES = {
     "measured": "Wall-clock time on the processor named.",
@@ -157,6 +158,9 @@ def _view(report: Json) -> Json:
         "benches": _benches(report),
         "latency_roles": 3 if any(_role(row, report) == "other" for row in _list(report, "bench")) else 2,
         "frozen": _frozen(report),
+        "epochs": _list(report.get("retraining"), "epochs"),
+        "binding": ", ".join(map(say, report["plan"].get("binding") or [])) if report["plan"] else "",
+        **rounds_view(report.get("schedule")),
         "stage_rows": _stage_rows(_list(report, "stages")),
         "command": shlex.join(map(plain, map(say, _list(report, "arguments")))),
         "few": FEW,
@@ -427,7 +431,7 @@ def _bench_strip(row: Json, top: float, report: Json) -> Markup | None:
 def _accuracy_chart(data: Json) -> Json:
     """Per class, one line per stage: a dot and its interval, on a scale from the lowest interval to 100 %."""
     rows = _list(data, "per_class")
-    ends = [wilson(row[key], row["n"]) for row in rows for key, _ in STAGES[:3]]
+    ends = [wilson(row.get(key), row["n"]) for row in rows for key, _ in STAGES]
     floor = math.floor(10 * min((end[0] for end in ends if end), default=0.0)) / 10
     floor = min(floor, 0.9)
 
@@ -443,8 +447,8 @@ def _accuracy_chart(data: Json) -> Json:
 
 def _accuracy_strip(row: Json, scale: Callable[[float], float], rules: list[float]) -> Markup:
     lines: list[list[Mark]] = []
-    for key, name in STAGES[:3]:
-        ends = wilson(row[key], row["n"])
+    for key, name in STAGES:
+        ends = wilson(row.get(key), row["n"])
         if ends:
             tip, kind = f"{name}: {percent(row[key])}, 95 % interval {interval(row[key], row['n'])}", STAGE_KINDS[key]
             whisker = Mark(scale(ends[0]), scale(ends[1]), kind, tip, "whisker")

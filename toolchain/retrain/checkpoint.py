@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -96,9 +95,9 @@ class Keeper:
         if not self.path.exists():
             return None
         try:
-            state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True)
+            state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True, map_location="cpu")
             about, epochs = state["about"], tuple(Epoch(**e) for e in state["epochs"])
-        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, EOFError, ValueError) as error:
+        except Exception as error:  # torch raises whatever it trips over in a file that is none of its own
             raise BadInput("is no checkpoint of jettison retrain", str(self.path), "Remove it to begin anew") from error
         for name in (n for n in self.about if about.get(n) != self.about[n]):
             way_out = "Give another --checkpoint, or remove this one to begin anew"

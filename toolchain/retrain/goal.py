@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolchain.compress.objective import Classes, Objective, objective_of
+from toolchain.compress.objective import Classes, objective_of
 from toolchain.data import Samples
-from toolchain.errors import BadInput, UsageError
+from toolchain.errors import BadInput, Unsupported, UsageError
 from toolchain.model import Model
+from toolchain.retrain.network import WAY_OUT
 from toolchain.retrain.recipe import Recipe
 
 
@@ -70,14 +71,20 @@ class Goal:
 
 
 def goal_of(model: Model, recipe: Recipe) -> Goal:
-    """Classes for class scores, whatever softmax stands behind them; else every output of real values."""
-    found = objective_of(model, recipe.target)
-    return Goal(recipe, isinstance(found, Classes), values_of(found))
+    """Classes for class scores, whatever softmax stands behind them; else every output of real values.
 
-
-def values_of(objective: Objective) -> tuple[str, ...]:
-    """Names of the logits or outputs."""
-    return tuple(str(v.name) for v in objective.values)
+    Raises Unsupported for a fixed batch or outputs without real values, UsageError for a target that there is not.
+    """
+    if model.batch != "free":
+        raise Unsupported(
+            f"the batch is fixed at {model.batch}, as {model.held_by}",
+            way_out="Export it with a free batch to retrain it",
+        )
+    try:
+        found = objective_of(model, recipe.target)
+    except Unsupported as error:
+        raise Unsupported("no output has real values sample by sample to train for", way_out=WAY_OUT) from error
+    return Goal(recipe, isinstance(found, Classes), tuple(str(v.name) for v in found.values))
 
 
 def check(model: Model, goal: Goal, samples: Samples, validation: Samples | None, teacher: Model | None) -> None:
@@ -110,15 +117,13 @@ def check(model: Model, goal: Goal, samples: Samples, validation: Samples | None
 
 
 def fits(model: Model, teacher: Model, goal: Goal) -> None:
-    """Raise UsageError unless a teacher reads and answers what the model does, in the same batches."""
+    """Raise UsageError unless a teacher reads and answers what the model does."""
     theirs = goal_of(teacher, goal.recipe)
     mine_answers, their_answers = answers(model), answers(teacher)
     if model.inputs != teacher.inputs:
         what = f"the teacher reads {teacher.inputs}, the model {model.inputs}"
     elif mine_answers != their_answers or theirs.is_classes != goal.is_classes:
         what = f"the teacher answers {their_answers}, the model {mine_answers}"
-    elif model.batch != teacher.batch:
-        what = f"the teacher's batch is {teacher.batch}, the model's {model.batch}"
     else:
         return
     raise UsageError(what, way_out="Give the network that the model was cut from as --teacher")

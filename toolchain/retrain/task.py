@@ -1,4 +1,4 @@
-"""What a run trains and on what: the network, samples and teacher as tensors, in batches that the graph accepts."""
+"""What a run trains and on what: the network, the samples and the teacher, as tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolchain.retrain.goal import Goal, goal_of
 from toolchain.retrain.network import Network, name_of, to_torch
 
 HELD = 1 << 30  # bytes of samples that are kept on the device, and of a teacher's answers that are computed once
-PARTS = 256  # samples at a time where nothing is learnt
+PARTS = 64  # samples at a time where nothing is learnt
 Batch = tuple[list[Tensor], Tensor | None, list[Tensor] | None]  # inputs, labels, what the teacher says
 
 
@@ -46,7 +46,6 @@ class Task:
     """All that a run needs.
 
     taught  the teacher's values that the goal compares with the network's
-    fixed   the only batch size that the graph runs at, or None
     """
 
     network: Network
@@ -57,14 +56,6 @@ class Task:
     taught: tuple[str, ...]
     augments: Sequence[Augment]
     device: torch.device
-    fixed: int | None
-
-    def parts(self, order: Tensor, size: int) -> Sequence[Tensor]:
-        """Rows in batches of nearly equal size; a fixed batch is filled up from the front."""
-        if self.fixed is None:
-            return order.tensor_split(-(-len(order) // size))
-        count = -(-len(order) // self.fixed)
-        return order.repeat(-(-count * self.fixed // len(order)))[: count * self.fixed].split(self.fixed)
 
     def batch(self, rows: Tensor, generator: Generator) -> Batch:
         """Training samples, augmented; the teacher sees what the network sees."""
@@ -100,12 +91,16 @@ def task_of(
         () if teacher is None else goal_of(teacher, goal.recipe).wanted,
         augments,
         device,
-        None if model.batch == "free" else int(model.batch),
     )
-    fill = task.parts(torch.arange(len(task.data)), goal.recipe.batch)
-    if min(map(len, fill)) < 2 and any(s.node.op_type == "BatchNormalization" for s in network.steps):
+    sizes = map(len, in_parts(torch.arange(len(task.data)), goal.recipe.batch))
+    if min(sizes) < 2 and any(s.node.op_type == "BatchNormalization" for s in network.steps):
         raise UsageError("a BatchNormalization cannot learn from one sample at a time", way_out="Give a larger --batch")
     return task if teacher is None else instructed(task)
+
+
+def in_parts(order: Tensor, size: int) -> Sequence[Tensor]:
+    """Rows in batches of nearly equal size: a norm learns little from the one sample that is left over."""
+    return order.tensor_split(-(-len(order) // size))
 
 
 def part_of(samples: Samples, model: Model, device: torch.device) -> Part:
@@ -120,7 +115,7 @@ def part_of(samples: Samples, model: Model, device: torch.device) -> Part:
 def instructed(task: Task) -> Task:
     """With the teacher's answers held where they stay the same and are not too large, and their spread."""
     assert task.teacher is not None
-    first = torch.cat([*task.parts(torch.arange(len(task.data)), PARTS)][:1])
+    first = torch.arange(min(PARTS, len(task.data)))
     seen = task.asked(task.data.rows(first, task.device)[0]) or []
     spread = tuple(float(z.var()) or 1.0 for z in seen)
     task = replace(task, goal=replace(task.goal, spread=() if task.goal.is_classes else spread))
@@ -134,9 +129,8 @@ def instructed(task: Task) -> Task:
 
 def told(task: Task, part: Part) -> tuple[Tensor, ...]:
     """What the teacher says of every sample."""
-    parts = task.parts(torch.arange(len(part)), PARTS)
-    found = [task.asked(part.rows(rows, task.device)[0]) or [] for rows in parts]
-    return tuple(torch.cat(values)[: len(part)] for values in zip(*found, strict=True))
+    found = [task.asked(part.rows(rows, task.device)[0]) or [] for rows in in_parts(torch.arange(len(part)), PARTS)]
+    return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
 def freeze(network: Network, globs: Sequence[str]) -> None:

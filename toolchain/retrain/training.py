@@ -7,6 +7,7 @@ gradient, so that training a masked network is training the pruned one (Lundstro
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +26,7 @@ from toolchain.retrain.checkpoint import Keeper, Kept, about_run
 from toolchain.retrain.goal import check, goal_of
 from toolchain.retrain.network import Network, from_torch
 from toolchain.retrain.recipe import Epoch, History, Recipe
-from toolchain.retrain.task import PARTS, Task, task_of
+from toolchain.retrain.task import PARTS, Task, in_parts, task_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,6 +72,8 @@ def retrain(
 def settled(recipe: Recipe) -> Iterator[None]:
     """Threads and chance of this run alone; what torch was set to comes back."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, sums on a GPU come in any order
     with torch.random.fork_rng():
         torch.set_num_threads(recipe.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -78,7 +81,7 @@ def settled(recipe: Recipe) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1])
+            torch.use_deterministic_algorithms(before[1], warn_only=warns_only)
 
 
 def trained(task: Task, keeper: Keeper, progress: Progress) -> History:
@@ -112,7 +115,7 @@ def one_epoch(task: Task, optimiser: torch.optim.Optimizer, number: int, progres
     """Every sample once, in an order of this epoch's own."""
     network, goal, recipe = task.network, task.goal, task.goal.recipe
     generator = chance(recipe.seed, number)
-    parts = task.parts(torch.randperm(len(task.data), generator=generator), recipe.batch)
+    parts = in_parts(torch.randperm(len(task.data), generator=generator), recipe.batch)
     steps, rate, total = recipe.epochs * len(parts), 0.0, torch.zeros((), device=task.device)
     network.train()
     for step, rows in enumerate(parts, start=(number - 1) * len(parts)):
@@ -126,8 +129,8 @@ def one_epoch(task: Task, optimiser: torch.optim.Optimizer, number: int, progres
         optimiser.step()
         total += loss.detach() * len(rows)
         progress(f"epoch {number} of {recipe.epochs}", step + 1, steps)
-    is_sound = all(bool(p.isfinite().all()) for p in network.parameters())
-    mean = float(total) / sum(map(len, parts)) if is_sound else math.nan
+    is_sound = all(bool(p.isfinite().all()) for p in network.state_dict().values())
+    mean = float(total) / len(task.data) if is_sound else math.nan
     return Epoch(number, rate, mean, *validated(task))
 
 
@@ -141,15 +144,11 @@ def validated(task: Task) -> tuple[float | None, float | None]:
     """(share of right answers, mean loss) on validation."""
     if task.validation is None:
         return None, None
-    network, left, scores = task.network.eval(), len(task.validation), []
-    for rows in task.parts(torch.arange(left), PARTS):
+    network, scores = task.network.eval(), []
+    for rows in in_parts(torch.arange(len(task.validation)), PARTS):
         inputs, labels, taught = task.validation.rows(rows, task.device)
         taught = task.asked(inputs) if taught is None else taught
-        real = min(len(rows), left)  # a fixed batch is filled up
-        found = [v[:real] for v in network.values(inputs, task.goal.wanted)]
-        theirs = None if taught is None else [z[:real] for z in taught]
-        scores.append((real, *task.goal.score(found, None if labels is None else labels[:real], theirs)))
-        left -= real
+        scores.append((len(rows), *task.goal.score(network.values(inputs, task.goal.wanted), labels, taught)))
     sizes, right, losses = zip(*scores, strict=True)
     share = None if right[0] is None else sum(right) / sum(sizes)
     return share, sum(size * loss for size, loss in zip(sizes, losses, strict=True)) / sum(sizes)

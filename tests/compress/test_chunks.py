@@ -18,10 +18,10 @@ import pytest
 from compress.networks import network, samples
 from compress.test_attribution import cuts_of, labels_of
 
-from toolchain.compress import attribution, schedule
+from toolchain.compress import attribution, chunks
 from toolchain.compress.attribution import Attribution, Workers, attribute
+from toolchain.compress.chunks import fitting, in_order, parts
 from toolchain.compress.region import Part, Recipe, region_of
-from toolchain.compress.schedule import fitting, in_order, parts
 from toolchain.errors import BadInput, RunnerFailed
 from toolchain.model import Model
 
@@ -30,9 +30,9 @@ N = 23
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "MOST_SAMPLES", 4)
-    monkeypatch.setattr(schedule, "LEAST_ROWS", 16)
-    monkeypatch.setattr(schedule, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(chunks, "MOST_SAMPLES", 4)
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 16)
+    monkeypatch.setattr(chunks, "SAVED_EVERY", 0.0)
 
 
 ALONE = Workers()
@@ -216,11 +216,11 @@ def region_and_samples(model: Model) -> tuple[Any, Part]:
 def test_little_memory_means_few_samples_a_run_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures in place of /proc: 100 bytes before, 150 with one sample, 170 with two."""
     region, part = region_and_samples(network("residual"))
-    monkeypatch.setattr(schedule, "status_bytes", lambda field: 100)
+    monkeypatch.setattr(chunks, "status_bytes", lambda field: 100)
     for room, at_once, size in ((1000, 1, 4), (190, 1, 3), (189, 1, 2), (120, 1, 1), (280, 2, 3), (279, 2, 2)):
         peaks = iter((150, 170))
-        monkeypatch.setattr(schedule, "peak", lambda function, peaks=peaks: next(peaks))
-        monkeypatch.setattr(schedule, "LEAST_ROWS", 32)  # of 8 nodes: four samples
+        monkeypatch.setattr(chunks, "peak", lambda function, peaks=peaks: next(peaks))
+        monkeypatch.setattr(chunks, "LEAST_ROWS", 32)  # of 8 nodes: four samples
         found, note = fitting(region, part, attribution.quadrature(8), room, at_once)
         assert found == size
         assert (f"{size} of 4 samples a run fit --max-memory" in note) == (size < 4 and room != 120)
@@ -237,9 +237,9 @@ def test_parts_cover_every_sample_once() -> None:
 
 
 def test_the_peak_of_a_run_is_what_it_held() -> None:
-    if schedule.status_bytes("VmHWM") is None:
+    if chunks.status_bytes("VmHWM") is None:
         pytest.skip("this system tells no peak of resident memory")
-    before = schedule.status_bytes("VmRSS") or 0
-    held = schedule.peak(lambda: np.ones(16 << 20).sum())  # 128 MiB
+    before = chunks.status_bytes("VmRSS") or 0
+    held = chunks.peak(lambda: np.ones(16 << 20).sum())  # 128 MiB
     assert 100 << 20 < held - before < 160 << 20
-    assert schedule.peak(lambda: None) < before + (60 << 20), "an earlier peak is forgotten"
+    assert chunks.peak(lambda: None) < before + (60 << 20), "an earlier peak is forgotten"

@@ -1,0 +1,118 @@
+"""Files of a result: written, compared with the graph in memory, measured beside their original, and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from targets.measure import Measurement, RunnerError, measure_side_by_side
+from toolchain import __version__, emit
+from toolchain.compress.budget import Term, parse_budget
+from toolchain.compress.plan import Plan
+from toolchain.emit import EmissionCheck
+from toolchain.errors import RunnerFailed
+from toolchain.files import write_atomic
+from toolchain.model import Model, load, save
+from toolchain.pipeline.job import Job
+from toolchain.pipeline.schedule import Judge, Walk
+from toolchain.verify import Proof, compare, probes
+
+CHECK_SAMPLES = 64
+
+
+def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionCheck]:
+    """Write the asked-for files and compare each, as it lies on disk, with onnxruntime on the graph in memory."""
+    samples = dict(job.calibration.balanced(CHECK_SAMPLES, job.seed).inputs) if job.calibration else probes(final)
+    rows = []
+    if "onnx" in job.formats:
+        path = results["onnx"]
+        save(final, path, force=True)
+        same = compare(final, load(path), samples, "graph in memory", threads=job.threads)
+        size = path.stat().st_size
+        rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))
+    if "tflite" in job.formats:
+        path = results["tflite"]
+        data = emit.to_tflite(final, {"tool": f"jettison {__version__}", "source_sha256": final.sha256}).data
+        write_atomic(path, lambda file: file.write(data))
+        rows.append(dataclasses.replace(emit.check(final, path, samples), path=path.name))
+    return rows
+
+
+def measured(job: Job, dense_lite: bytes | None, results: dict[str, Path]) -> list[Measurement]:
+    """Latency and memory of the original and the result, turn by turn in child processes."""
+    if job.runs < 1:
+        return []
+    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
+        pairs = [(job.model, "ort"), (results["onnx"], "ort")]
+        if dense_lite is not None:
+            original = Path(folder) / f"{job.model.stem}.tflite"
+            original.write_bytes(dense_lite)
+            pairs += [(original, "litert"), (results["tflite"], "litert")]
+        try:
+            return measure_side_by_side(pairs, runs=job.runs, warmup=job.warmup, threads=job.threads)
+        except RunnerError as error:
+            raise RunnerFailed(str(error)) from error
+
+
+def checks(
+    job: Job, walk: Walk, judge: Judge | None, emitted: Sequence[dict[str, Any]], rows: Sequence[Measurement]
+) -> list[dict[str, Any]]:
+    """What has to hold: every proof, every term of the budget, every emitted file, and a result that is not slower."""
+    cuts = [r.cut for r in walk.rounds if not r.is_undone] or [walk.result]
+    found = [proof_check(c.proof) for c in cuts if c.proof is not None]
+    found += [budget_check(t, walk.result.plan, rows) for t in parse_budget(job.budget) if not walk.stopped]
+    if judge is not None:
+        last = next((r.accuracy for r in reversed(walk.rounds) if not r.is_undone), judge.before) or 0.0
+        limit = f"≥ {100 * judge.floor:.4g} %"
+        found.append(check(judge.about, limit, f"{100 * last:.4g} %", judge.accepts(last)))
+    for e in emitted:
+        found.append(
+            check(f"{e['path']} equals the pruned graph", "max |Δ|/max |y| ≤ 1e-05", f"{e['max_rel']:.1e}", e["passed"])
+        )
+    return [c for c in found if c is not None] + [speed_check(b, a) for b, a in zip(rows[::2], rows[1::2], strict=True)]
+
+
+def proof_check(proof: Proof) -> dict[str, Any]:
+    """A cut equals the masked network."""
+    limit = f"max |Δ|/max |y| ≤ {proof.tolerance:g}, same answers"
+    return check("pruned equals masked", limit, f"{proof.max_rel:.1e}", proof.passed)
+
+
+def budget_check(term: Term, plan: Plan, rows: Sequence[Measurement]) -> dict[str, Any] | None:
+    """A term of the budget holds; None where this run has no figure for it."""
+    if term.quantity in plan.costs:
+        before, after = plan.costs[term.quantity]
+        bound = term.bound(before)
+        return check(f"budget {term.text}", f"≤ {bound:,.0f}", f"{after:,}", after <= bound)
+    if term.quantity == "latency" and rows:
+        before, after = rows[:2]
+        limit = term.bound(before.ns.p50) * (1 + slack(after))
+        told = f"≤ {limit / 1e6:.3g} ms with {100 * slack(after):.0f} % for noise"
+        return check(f"budget {term.text}", told, f"{after.ns.p50 / 1e6:.3g} ms", after.ns.p50 <= limit)
+    return None
+
+
+def speed_check(before: Measurement, after: Measurement) -> dict[str, Any]:
+    """A result is not slower than its original."""
+    ratio, limit = after.ns.min / before.ns.min, 1 + slack(before)
+    way_out = "" if ratio <= limit else "The cut is slower than its original. Use --align 16, or a smaller budget"
+    return check(
+        f"latency of {Path(after.model).name}",
+        f"≤ {limit:.2f} × the original's minimum",
+        f"{ratio:.2f} ×",
+        ratio <= limit,
+        way_out,
+    )
+
+
+def slack(measured: Measurement) -> float:
+    """What a latency may be off by before that means something."""
+    return max(0.05, min(measured.noise, 0.5))
+
+
+def check(name: str, limit: str, value: str, passed: bool, message: str = "") -> dict[str, Any]:
+    """One row."""
+    return {"name": name, "limit": limit, "value": value, "passed": bool(passed), "message": message}
