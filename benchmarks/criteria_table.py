@@ -1,6 +1,6 @@
 """The rows of benchmarks.criteria as tables: accuracy on test images, mean ± standard error over seeds.
 
-    python -m benchmarks.criteria_table RUNS/rows.jsonl [--split validation] > table.md
+    python -m benchmarks.criteria_table RUNS/rows.jsonl [--split validation] [--seeds 1 2 3 4] > table.md
 
 Behind them the verdict: how far `auto` is from the best row of each cell, in points and in that row's standard errors.
 """
@@ -118,9 +118,10 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--ours", default="auto")
+    parser.add_argument("--seeds", nargs="+", type=int, help="these alone, such as those that chose nothing")
     asked = parser.parse_args()
     rows = [json.loads(line) for line in asked.rows.read_text().splitlines()]
-    rows = with_auto(rows)
+    rows = with_auto([r for r in rows if asked.seeds is None or r["seed"] in asked.seeds])
     found = cells(rows, asked.split)
     macs: dict[Cell, list[float]] = {}
     for row in rows:

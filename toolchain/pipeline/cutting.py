@@ -143,7 +143,8 @@ def restarted(job: Job, cut: Cut, progress: Progress) -> Start:
     """What a cut left, ranked anew: where the next round starts."""
     start, small = cut.start, analyse(cut.final, job.approximate)
     model = restored(start.model, start.channels, cut.plan.labels(start.channels), cut.final)
-    job = dataclasses.replace(job, criterion=str(start.ranks.facts["criterion"]))  # what a trial took is kept to
+    if job.criterion == "auto":  # what the first trial took is kept to: the others have not seen this network's budget
+        job = dataclasses.replace(job, criterion=str(start.ranks.facts["criterion"]))
     channels = analyse(model, job.approximate)
     ranks, carried = in_places(channels, start.ranks, small, ranked(job, cut.final, small, progress), cut.plan.removed)
     return started(job, model, channels, ranks, cut.plan.removed, carried)
