@@ -129,6 +129,7 @@ OPS: dict[type[nn.Module], tuple[str, Callable[..., dict[str, object]]]] = {
     nn.BatchNorm2d: ("BatchNormalization", lambda norm: {"epsilon": norm.eps}),
     nn.ReLU: ("Relu", lambda relu: {}),
     nn.MaxPool2d: ("MaxPool", lambda pool: {"kernel_shape": _pair(pool.kernel_size), "strides": _pair(pool.stride)}),
+    nn.AdaptiveAvgPool2d: ("GlobalAveragePool", lambda pool: {}),
     nn.Flatten: ("Flatten", lambda flatten: {"axis": 1}),
     nn.Linear: ("Gemm", lambda dense: {"transB": 1}),
     Add: ("Add", lambda add: {}),

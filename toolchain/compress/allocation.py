@@ -1,7 +1,8 @@
 """How many units of each group stay: the least loss of importance that meets the limits.
 
-The widths keep the product over groups of the weight that stays as large as they can: units go where −Δlog(weight) per
-freed cost is least, a Lagrangian relaxation whose multiplier is found by bisection on exact costs.
+What a group loses is (log of the share of its weight that stays)²: near a minimum a network's loss rises with the
+square of what is taken from it, so that every group gives a little before one gives much. Units go where it rises least
+for the cost that is freed, a Lagrangian relaxation whose multiplier is found by bisection on exact costs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ STAGES = 6
 
 
 def losses(order: Ids, scores: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """What removing the i-th unit of the order loses, [u], rising: −log of the weight that stays, after less before.
+    """What removing the i-th unit of the order loses, [u], rising: (log of the weight that stays)², after less before.
 
+    The normalisation of every criterion: scores of a group count relative to their sum, whatever their scale.
     A unit's weight is half its share of the group's positive score, half 1/u; the last unit is worth everything.
     """
     n = len(order)
@@ -30,7 +32,7 @@ def losses(order: Ids, scores: NDArray[np.float64] | None) -> NDArray[np.float64
         weight = (weight + positive / max(float(positive.sum()), 1e-30)) / 2
     stays = np.append(np.cumsum(weight[::-1])[::-1], 0.0)
     with np.errstate(divide="ignore"):
-        return np.log(stays[:-1]) - np.log(stays[1:])
+        return np.diff(np.log(stays) ** 2)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def attribute(
         for number, (cut, axis) in enumerate(cuts):
             recipe = Recipe(cut, axis, target, differences, threads, path, sha256)
             region = region_of(model, recipe)
-            key = key_of((about, cut, axis, target, differences, steps, tolerance, at_h_only))
+            key = key_of(("squared", about, cut, axis, target, differences, steps, tolerance, at_h_only))
             record = None if workers.folder is None else Record(workers.folder / f"cut{number}.npz", key)
             at_once = workers.count if workers.shares_memory else 1
             settings = Settings(steps, tolerance, at_h_only, max_memory or half_of_the_memory(), at_once)

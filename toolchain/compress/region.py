@@ -185,6 +185,7 @@ def chunk(region: Region, nodes: Nodes, part: Part) -> Attribution:
         axis=axis,
         sums=np.einsum("kn,jni->kji", one_hot, by_unit, optimize=True),
         absolute=np.einsum("kn,jni->kji", one_hot, np.abs(by_unit), optimize=True),
+        squared=np.einsum("kn,jni->kji", one_hot, by_unit**2, optimize=True),
         counts=one_hot.sum(axis=1).astype(np.int64),
         is_live=(h != 0).any(axis=tuple(d for d in range(h.ndim) if d != axis)),
         residual=np.abs(by_unit.sum(axis=2) - change).sum(axis=1),

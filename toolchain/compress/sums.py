@@ -24,6 +24,7 @@ class Attribution:
 
     sums      Σ A_ij over the samples of class k, [k, j, i]
     absolute  Σ |A_ij|, [k, j, i]
+    squared   Σ A_ij², [k, j, i]
     counts    samples of class k, [k]
     is_live   units that were not 0 for every sample, [i]
     residual  Σ |Σ_i A_ij − (F_j(h) − F_j(0))| over samples, [j]
@@ -38,6 +39,7 @@ class Attribution:
     axis: int
     sums: F64
     absolute: F64
+    squared: F64
     counts: NDArray[np.int64]
     is_live: NDArray[np.bool_]
     residual: F64
@@ -53,6 +55,7 @@ class Attribution:
             self,
             sums=self.sums + other.sums,
             absolute=self.absolute + other.absolute,
+            squared=self.squared + other.squared,
             counts=self.counts + other.counts,
             is_live=self.is_live | other.is_live,
             residual=self.residual + other.residual,
@@ -78,6 +81,11 @@ class Attribution:
     def expected_absolute(self) -> F64:
         """E|A_ij|, [j, i]."""
         return self.absolute.sum(axis=0) / max(int(self.counts.sum()), 1)
+
+    @property
+    def expected_square(self) -> F64:
+        """E[A_ij²], [j, i]."""
+        return self.squared.sum(axis=0) / max(int(self.counts.sum()), 1)
 
     @property
     def gap(self) -> float:
