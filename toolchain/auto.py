@@ -8,7 +8,7 @@ stay nearest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from toolchain.compress.groups import Channels
 from toolchain.compress.objective import Classes, objective_of
-from toolchain.compress.plan import Plan
+from toolchain.compress.plan import Plan, make_plan
+from toolchain.compress.ranks import Ranks
 from toolchain.compress.recover import recover
 from toolchain.compress.surgery import prune
 from toolchain.data import Samples
@@ -24,8 +25,7 @@ from toolchain.evaluate import answers
 from toolchain.model import Model
 
 F64 = NDArray[np.float64]
-AUTO = "auto"  # in place of a criterion
-CANDIDATES: tuple[str, ...] = ("ig-abs", "ig-signed", "taylor", "l2", "reconstruction")
+CANDIDATES = ("ig-abs", "ig-signed", "taylor", "l2", "reconstruction")
 TRIED, FITTED = 256, 512  # samples that a trial is judged on and recovered on, at most
 
 
@@ -46,29 +46,42 @@ class Choice:
     """The candidate that was taken, and what every one came to."""
 
     criterion: str
+    ranks: Ranks
+    plan: Plan
     trials: dict[str, Distance]
 
 
 def choose(
     model: Model,
     channels: Channels,
-    plans: Mapping[str, Plan],
+    ranked: Mapping[str, Ranks],
+    budget: str,
     samples: Samples,
     *,
+    align: str = "auto",
+    keep: Sequence[str] = (),
     is_recovered: bool = True,
     seed: int = 0,
     threads: int = 1,
 ) -> Choice:
-    """Try the plan of every candidate on calibration samples; of equals the first is taken.
+    """Try candidates at the budget on calibration samples; of equals the first is taken.
 
+    ranked        scores by each candidate; a group that one of them leaves unscored has its scores by the first
     is_recovered  whether trials are recovered before they are judged
+
+    Raises OutOfReach where the budget cannot be met.
     """
     tried, fitted = parted(samples, seed)
     wanted = outputs(model, tried, threads)
     is_classifier = isinstance(objective_of(model), Classes)
+    first = next(iter(ranked.values()))
+    plans: dict[str, Plan] = {}
     trials: dict[str, Distance] = {}
-    for name, plan in plans.items():
-        same = next((n for n in trials if plans[n].removed == plan.removed), None)
+    for name, ranks in ranked.items():
+        scores, dead = first.scores | ranks.scores, first.dead | ranks.dead
+        plan = make_plan(model, channels, scores, dead, budget, align, keep)
+        same = next((n for n, p in plans.items() if p.removed == plan.removed), None)
+        plans[name] = plan
         if same is not None:
             trials[name] = trials[same]
             continue
@@ -77,7 +90,8 @@ def choose(
         if is_recovered:
             cut, _ = recover(model, cut, channels, removed, fitted.inputs, seed=seed, threads=threads)
         trials[name] = distance(wanted, outputs(cut, tried, threads), is_classifier)
-    return Choice(min(trials, key=trials.__getitem__), trials)
+    best = min(trials, key=trials.__getitem__)
+    return Choice(best, ranked[best], plans[best], trials)
 
 
 def parted(samples: Samples, seed: int) -> tuple[Samples, Samples]:

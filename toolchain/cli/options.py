@@ -40,8 +40,7 @@ CRITERION = click.option(
     "--criterion",
     default="ig",
     show_default=True,
-    help="auto (compress and sweep: what changes the fewest answers at the budget), ig, ig-signed, ig-abs, taylor, "
-    "taylor-abs, activation, apoz, selectivity, reconstruction, l1, l2 or random.",
+    help="ig, ig-signed, ig-abs, taylor, taylor-abs, activation, apoz, selectivity, reconstruction, l1, l2 or random.",
 )
 ALIGN = click.option(
     "--align", default="auto", show_default=True, help="Widths are multiples of this: auto, off or a number."

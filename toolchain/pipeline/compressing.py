@@ -16,11 +16,11 @@ from toolchain.compress.attribution import Progress
 from toolchain.compress.budget import COUNTED, parse_budget
 from toolchain.compress.groups import analyse
 from toolchain.compress.plan import save_plan
-from toolchain.compress.ranks import Ranks, save_ranks
+from toolchain.compress.ranks import save_ranks
 from toolchain.files import write_text
 from toolchain.model import Model
 from toolchain.pipeline import facts
-from toolchain.pipeline.cutting import Cut, Start, opened
+from toolchain.pipeline.cutting import Cut, Start, ranked, started
 from toolchain.pipeline.delivery import checks, emission, measured
 from toolchain.pipeline.job import Job, Log, outputs_of
 from toolchain.pipeline.latency import counted
@@ -44,8 +44,8 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     channels, before = analyse(model, job.approximate), profile(model)
     dense_lite = emit.to_tflite(model).data if "tflite" in job.formats else None  # what cannot be emitted says so now
     log.done("inspect", facts.describe_model(before, channels))
-    first = opened(job, model, channels, progress)
-    log.done("rank", facts.describe_start(first))
+    first = started(job, model, channels, ranked(job, model, channels, progress))
+    log.done("rank", facts.describe_ranks(first.ranks))
     limits = [t for t in counted(first, job.model, terms, job.threads, progress) if t.quantity in COUNTED]
     if any(t.quantity == "latency" for t in terms):
         log.done("latency", facts.describe_limits(limits))
@@ -81,9 +81,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
 def tell(log: Log, scorer: Scorer, stage: str, cut: Cut, note: str = "") -> None:
     """Say what a stage of a cut came to."""
     if stage == "rank":
-        log.done(stage, facts.describe_start(cut.start))
-    elif stage == "choose":
-        log.done(stage, facts.describe_trials(cut.start.ranks))
+        log.done(stage, facts.describe_ranks(cut.start.ranks, cut.start.carried))
     elif stage == "verify":
         log.done(stage, facts.describe_proof(cut))
     elif stage in ("recover", "retrain"):
@@ -94,10 +92,10 @@ def tell(log: Log, scorer: Scorer, stage: str, cut: Cut, note: str = "") -> None
 
 def found(walk: Walk, first: Start, scorer: Scorer, judge: Judge | None, job: Job) -> dict[str, Any]:
     """What the ranking, the plan, the proof and the samples say of the result."""
-    cut, ranks = walk.result, ranks_of(walk, first)
+    cut = walk.result
     return {
-        "ranking": facts.ranking_facts(ranks, first.channels, cut.plan),
-        "plan": facts.plan_facts(cut.plan, ranks, first.channels),
+        "ranking": facts.ranking_facts(first.ranks, first.channels, cut.plan),
+        "plan": facts.plan_facts(cut.plan, first.ranks, first.channels),
         "verify": facts.proof_facts(walk),
         "recovery": [dataclasses.asdict(r) for r in cut.refits],
         "retraining": facts.history_facts(cut, job.teacher),
@@ -107,14 +105,9 @@ def found(walk: Walk, first: Start, scorer: Scorer, judge: Judge | None, job: Jo
     }
 
 
-def ranks_of(walk: Walk, first: Start) -> Ranks:
-    """The ranking of the whole network that the first cut went by."""
-    return walk.rounds[0].cut.start.ranks if first.rivals else first.ranks
-
-
 def write(report: dict[str, Any], walk: Walk, first: Start, results: dict[str, Path]) -> None:
     """Everything but the emitted networks."""
-    save_ranks(ranks_of(walk, first), results["ranks"], force=True)
+    save_ranks(first.ranks, results["ranks"], force=True)
     save_plan(walk.result.plan, results["plan"], force=True)
     write_text(results["report.json"], json.dumps(report, indent=1) + "\n")
     write_text(results["report.html"], render(report))

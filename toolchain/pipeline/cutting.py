@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolchain.auto import AUTO, CANDIDATES, choose
 from toolchain.compress.attribution import Progress
 from toolchain.compress.budget import Term
 from toolchain.compress.criteria import Evidence, rank
@@ -42,7 +39,6 @@ class Start:
     ranks    scores of the units that are still there, in places of the original's groups
     of       what may go, in which order, at which cost
     carried  groups that the last ranking did not find again: they keep the scores of the ranking before
-    rivals   the same network ranked by every candidate of `auto`, which takes one of them at each budget
     """
 
     model: Model
@@ -50,7 +46,6 @@ class Start:
     ranks: Ranks
     of: Removable
     carried: tuple[str, ...] = ()
-    rivals: tuple[Start, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,48 +83,6 @@ class Cut:
 
 
 # ---- where a cut starts --------------------------------------------------------------------------------------------
-def opened(job: Job, model: Model, channels: Channels, progress: Progress) -> Start:
-    """The network ranked by the job's criterion, or by every candidate of `auto`."""
-    return among(
-        job,
-        lambda one: ranked(one, model, channels, progress),
-        lambda ranks: started(job, model, channels, ranks),
-    )
-
-
-def among(job: Job, rank_by: Callable[[Job], Ranks], begin: Callable[[Ranks], Start]) -> Start:
-    """What begins with the job's ranks, with its rivals where the criterion is still to be chosen.
-
-    Candidates that differ in what they read off an attribution share it; a group that one of them cannot score has its
-    scores by the first.
-    """
-    if job.criterion != AUTO:
-        return begin(rank_by(job))
-    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
-        workers = dataclasses.replace(job.workers, folder=job.workers.folder or Path(folder))
-        found = [rank_by(dataclasses.replace(job, criterion=c, workers=workers)) for c in CANDIDATES]
-    first = found[0]
-    whole = [dataclasses.replace(r, scores=first.scores | r.scores, dead=first.dead | r.dead) for r in found]
-    rivals = tuple(map(begin, whole))
-    return dataclasses.replace(rivals[0], rivals=rivals)
-
-
-def chosen(job: Job, start: Start, terms: Sequence[Term]) -> Start:
-    """The rival whose cut to this budget stays nearest to the network; its facts tell of all trials."""
-    if not start.rivals:
-        return start
-    assert job.calibration is not None
-    named = dict(zip(CANDIDATES, start.rivals, strict=True))
-    plans = {name: plan_within(rival.of, terms) for name, rival in named.items()}
-    choice = choose(
-        start.model, start.channels, plans, job.calibration,
-        is_recovered=job.recover, seed=job.seed, threads=job.threads,
-    )  # fmt: skip
-    taken = named[choice.criterion]
-    facts = taken.ranks.facts | {"trials": {name: dataclasses.asdict(d) for name, d in choice.trials.items()}}
-    return dataclasses.replace(taken, ranks=dataclasses.replace(taken.ranks, facts=facts))
-
-
 def ranked(job: Job, model: Model, channels: Channels, progress: Progress) -> Ranks:
     """Rank on a class-balanced part of the calibration samples; without labels the model's own answers stand in."""
     picked = None if job.calibration is None else job.calibration.balanced(job.samples, job.seed)
@@ -165,12 +118,8 @@ def restarted(job: Job, cut: Cut, progress: Progress) -> Start:
     start, small = cut.start, analyse(cut.final, job.approximate)
     model = restored(start.model, start.channels, cut.plan.labels(start.channels), cut.final)
     channels = analyse(model, job.approximate)
-
-    def begin(found: Ranks) -> Start:
-        ranks, carried = in_places(channels, start.ranks, small, found, cut.plan.removed)
-        return started(job, model, channels, ranks, cut.plan.removed, carried)
-
-    return among(job, lambda one: ranked(one, cut.final, small, progress), begin)
+    ranks, carried = in_places(channels, start.ranks, small, ranked(job, cut.final, small, progress), cut.plan.removed)
+    return started(job, model, channels, ranks, cut.plan.removed, carried)
 
 
 def in_places(
@@ -258,9 +207,7 @@ def attempted(
 
     told  hears of every stage when it is done
     """
-    cut = planned(chosen(job, start, terms), terms)
-    if start.rivals:
-        told("choose", cut)
+    cut = planned(start, terms)
     told("prune", cut)
     cut = proven(job, cut)
     told("verify", cut)

@@ -18,7 +18,7 @@ from toolchain.compress.groups import Channels
 from toolchain.compress.plan import Plan
 from toolchain.compress.ranks import Ranks
 from toolchain.model import Model
-from toolchain.pipeline.cutting import Cut, Start
+from toolchain.pipeline.cutting import Cut
 from toolchain.pipeline.schedule import Judge, Walk
 from toolchain.pipeline.scoring import STAGES, Scorer
 from toolchain.profile import Profile
@@ -166,19 +166,6 @@ def describe_ranks(ranks: Ranks, carried: Sequence[str] = ()) -> str:
     parts += [f"{c['cut']}: {c['note']}" for c in cuts if c["note"]]
     parts += [f"{len(carried)} groups keep the scores of the last round ({', '.join(carried[:3])})"] if carried else []
     return " · ".join(parts)
-
-
-def describe_start(start: Start) -> str:
-    """The line of the rank stage, of all candidates where the criterion is to be chosen."""
-    told = [describe_ranks(s.ranks, s.carried) for s in start.rivals or (start,)]
-    return f"{len(told)} candidates: {' | '.join(t.split(' · ')[0] for t in told)}" if start.rivals else told[0]
-
-
-def describe_trials(ranks: Ranks) -> str:
-    """The line of the choice among criteria: how many of the answers each one's cut changes."""
-    found = sorted(ranks.facts["trials"].items(), key=lambda t: tuple(t[1].values()))
-    told = ", ".join(f"{name} {100 * t['changed']:.3g} % ({t['divergence']:.2g})" for name, t in found)
-    return f"{ranks.facts['criterion']} · answers changed (and divergence): {told}"
 
 
 def describe_model(counted: Profile, channels: Channels) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.auto import AUTO
 from toolchain.compress.attribution import Workers
 from toolchain.compress.budget import Floor, parse_budget
 from toolchain.compress.criteria import CRITERIA
@@ -98,10 +97,10 @@ def check_job(job: Job) -> None:
         raise UsageError(f"unknown format '{min(unknown)}'", way_out=f"Use {', '.join(FORMATS)}")
     if "onnx" not in job.formats:
         raise UsageError("the result is an ONNX file first", way_out="Use --to onnx,tflite or --to onnx")
-    if job.criterion not in CRITERIA and job.criterion != AUTO:
-        raise UsageError(f"unknown criterion '{job.criterion}'", way_out=f"Use auto or one of {', '.join(CRITERIA)}")
+    if job.criterion not in CRITERIA:
+        raise UsageError(f"unknown criterion '{job.criterion}'", way_out=f"Use one of {', '.join(CRITERIA)}")
     check_schedule(job)
-    if (job.criterion == AUTO or CRITERIA[job.criterion][1]) and job.calibration is None:
+    if CRITERIA[job.criterion][1] and job.calibration is None:
         raise UsageError(
             f"criterion '{job.criterion}' needs samples", way_out="Give --data, or use --criterion magnitude"
         )

@@ -27,7 +27,7 @@ from toolchain.explain.writing import as_csv
 from toolchain.files import check_new, write_atomic, write_text
 from toolchain.model import Model
 from toolchain.pipeline import facts
-from toolchain.pipeline.cutting import Cut, Start, attempted, opened, restarted
+from toolchain.pipeline.cutting import Cut, Start, attempted, ranked, restarted, started
 from toolchain.pipeline.delivery import emission
 from toolchain.pipeline.job import Job, Log, check_job
 from toolchain.pipeline.scoring import STAGES, Scorer
@@ -72,8 +72,8 @@ def sweep(
     channels, scorer = analyse(model, job.approximate), Scorer(model, job.sets, job.threads)
     lite = emit.to_tflite(model).data if "tflite" in job.formats else None
     log.done("inspect", facts.describe_model(profile(model), channels))
-    first = opened(job, model, channels, progress)
-    log.done("rank", facts.describe_start(first))
+    first = started(job, model, channels, ranked(job, model, channels, progress))
+    log.done("rank", facts.describe_ranks(first.ranks))
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="jettison-") as scratch:
         folder = job.out / "points" if keep_files else Path(scratch)
