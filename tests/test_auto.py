@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,12 +11,20 @@ from compress.networks import network, samples
 
 from toolchain.auto import choose, distance, outputs, parted
 from toolchain.compress.criteria import Evidence, rank
-from toolchain.compress.groups import analyse
-from toolchain.compress.plan import make_plan
+from toolchain.compress.groups import Channels, analyse
+from toolchain.compress.plan import Plan, make_plan
+from toolchain.compress.ranks import Ranks
 from toolchain.compress.recover import recover
 from toolchain.compress.surgery import prune
 from toolchain.data import Samples
+from toolchain.model import Model
 from toolchain.session import run, session
+
+
+def half(model: Model, channels: Channels) -> Callable[[Ranks], Plan]:
+    """The plan to half of the parameters by some scores."""
+    return lambda ranks: make_plan(model, channels, ranks.scores, ranks.dead, "params<=50%")
+
 
 NAMES = ("l2", "activation", "reconstruction", "random")
 
@@ -28,12 +37,12 @@ def test_the_candidate_is_taken_that_changes_the_fewest_answers(name: str, is_re
     evidence = Evidence(model, channels, inputs, np.arange(120) % 4)
     ranked = {c: rank(c, evidence) for c in NAMES}
     given = Samples("", inputs, None)
-    choice = choose(model, channels, ranked, "params<=50%", given, is_recovered=is_recovered)
+    choice = choose(model, channels, ranked, half(model, channels), given, is_recovered=is_recovered)
     tried, fitted = parted(given, 0)
     (y,) = run(session(model.ir), tried.inputs)
     changed = {}
     for c in NAMES:
-        removed = make_plan(model, channels, ranked[c].scores, ranked[c].dead, "params<=50%").labels(channels)
+        removed = half(model, channels)(ranked[c]).labels(channels)
         cut = prune(model, channels, removed)
         if is_recovered:
             cut, _ = recover(model, cut, channels, removed, fitted.inputs)
@@ -41,7 +50,7 @@ def test_the_candidate_is_taken_that_changes_the_fewest_answers(name: str, is_re
         changed[c] = float(np.mean([a.argmax() != b.argmax() for a, b in zip(y, z, strict=True)]))
     assert {c: t.changed for c, t in choice.trials.items()} == changed
     assert changed[choice.criterion] == min(changed.values())
-    assert choice.ranks is ranked[choice.criterion]
+    assert choice.ranks.scores == ranked[choice.criterion].scores
 
 
 def test_trials_are_judged_on_samples_that_recovery_does_not_see() -> None:
@@ -59,10 +68,10 @@ def test_labels_do_not_matter_and_the_same_samples_choose_the_same() -> None:
     ranked = {c: rank(c, evidence) for c in NAMES}
     given = Samples("", inputs, np.arange(60, dtype=np.int64) % 4)
     first, second = (
-        choose(model, channels, ranked, "params<=40%", s, seed=5)
+        choose(model, channels, ranked, half(model, channels), s, seed=5)
         for s in (given, dataclasses.replace(given, labels=None))
     )
-    assert first.plan == second.plan and first.trials == second.trials
+    assert first.criterion == second.criterion and first.trials == second.trials
 
 
 def test_divergence_is_that_of_probabilities_and_relative_error_without_classes() -> None:
@@ -84,6 +93,6 @@ def test_a_network_without_classes_is_tried_by_its_answers() -> None:
     channels, inputs = analyse(model), samples(model.inputs, 40)
     evidence = Evidence(model, channels, inputs, np.zeros(40, np.int64))
     ranked = {c: rank(c, evidence) for c in ("l2", "random")}
-    choice = choose(model, channels, ranked, "params<=60%", Samples("", inputs, None))
+    choice = choose(model, channels, ranked, half(model, channels), Samples("", inputs, None))
     assert all(t.changed == 0 < t.divergence for t in choice.trials.values())
     assert len(outputs(model, Samples("", inputs, None))) == len(model.graph.outputs)

@@ -8,15 +8,15 @@ stay nearest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.compress.groups import Channels
 from toolchain.compress.objective import Classes, objective_of
-from toolchain.compress.plan import Plan, make_plan
+from toolchain.compress.plan import Plan
 from toolchain.compress.ranks import Ranks
 from toolchain.compress.recover import recover
 from toolchain.compress.surgery import prune
@@ -47,7 +47,6 @@ class Choice:
 
     criterion: str
     ranks: Ranks
-    plan: Plan
     trials: dict[str, Distance]
 
 
@@ -55,43 +54,38 @@ def choose(
     model: Model,
     channels: Channels,
     ranked: Mapping[str, Ranks],
-    budget: str,
+    plan: Callable[[Ranks], Plan],
     samples: Samples,
     *,
-    align: str = "auto",
-    keep: Sequence[str] = (),
     is_recovered: bool = True,
     seed: int = 0,
     threads: int = 1,
 ) -> Choice:
-    """Try candidates at the budget on calibration samples; of equals the first is taken.
+    """Try candidates on calibration samples; of equals the first is taken.
 
     ranked        scores by each candidate; a group that one of them leaves unscored has its scores by the first
+    plan          the units that go by some scores, within the budget that the network is to be cut to
     is_recovered  whether trials are recovered before they are judged
-
-    Raises OutOfReach where the budget cannot be met.
     """
     tried, fitted = parted(samples, seed)
     wanted = outputs(model, tried, threads)
     is_classifier = isinstance(objective_of(model), Classes)
     first = next(iter(ranked.values()))
-    plans: dict[str, Plan] = {}
-    trials: dict[str, Distance] = {}
-    for name, ranks in ranked.items():
-        scores, dead = first.scores | ranks.scores, first.dead | ranks.dead
-        plan = make_plan(model, channels, scores, dead, budget, align, keep)
-        same = next((n for n, p in plans.items() if p.removed == plan.removed), None)
-        plans[name] = plan
-        if same is not None:
-            trials[name] = trials[same]
-            continue
-        removed = plan.labels(channels)
-        cut = prune(model, channels, removed)
-        if is_recovered:
-            cut, _ = recover(model, cut, channels, removed, fitted.inputs, seed=seed, threads=threads)
-        trials[name] = distance(wanted, outputs(cut, tried, threads), is_classifier)
-    best = min(trials, key=trials.__getitem__)
-    return Choice(best, ranked[best], plans[best], trials)
+    known: dict[tuple[tuple[str, tuple[int, ...]], ...], Distance] = {}
+    found: dict[str, tuple[Distance, Ranks]] = {}
+    for name, mine in ranked.items():
+        ranks = replace(mine, scores=first.scores | mine.scores, dead=first.dead | mine.dead)
+        planned = plan(ranks)
+        key = tuple(planned.removed.items())
+        if key not in known:
+            removed = planned.labels(channels)
+            cut = prune(model, channels, removed)
+            if is_recovered:
+                cut, _ = recover(model, cut, channels, removed, fitted.inputs, seed=seed, threads=threads)
+            known[key] = distance(wanted, outputs(cut, tried, threads), is_classifier)
+        found[name] = known[key], ranks
+    best = min(found, key=lambda name: found[name][0])
+    return Choice(best, found[best][1], {name: d for name, (d, _) in found.items()})
 
 
 def parted(samples: Samples, seed: int) -> tuple[Samples, Samples]:
@@ -99,12 +93,8 @@ def parted(samples: Samples, seed: int) -> tuple[Samples, Samples]:
     order = np.random.default_rng(seed).permutation(len(samples))
     count = min(max(len(samples) // 4, 1), TRIED)
     rest = order[count : count + FITTED] if len(samples) > 1 else order
-    return taken(samples, order[:count]), taken(samples, rest)
-
-
-def taken(samples: Samples, pick: NDArray[np.int64]) -> Samples:
-    """Some of the samples, in their own order, without labels: nobody is to look at them."""
-    return Samples(samples.name, {k: v[np.sort(pick)] for k, v in samples.inputs.items()}, None, samples.classes)
+    unlabelled = replace(samples, labels=None)  # nobody is to look at them
+    return unlabelled.at(np.sort(order[:count])), unlabelled.at(np.sort(rest))
 
 
 def outputs(model: Model, samples: Samples, threads: int = 1) -> list[F64]:

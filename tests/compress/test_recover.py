@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from compress.networks import NETWORKS, Net, network, samples
 
+from toolchain.compress.equations import Rows, Sums, best
 from toolchain.compress.groups import analyse
 from toolchain.compress.recover import recover
 from toolchain.compress.surgery import prune
@@ -183,3 +184,72 @@ def test_a_bias_that_two_layers_share_is_not_changed_for_both() -> None:
     recovered, _ = recover(model, pruned, channels, removed, samples(model.inputs, 200))
     fresh = samples(model.inputs, 200, seed=8)
     assert error(model, recovered, fresh) < error(model, pruned, fresh)
+
+
+def test_few_rows_give_the_ridge_solution_of_the_normal_equations() -> None:
+    """Xᵀ(XXᵀ + λ)⁻¹R of centred rows against min ‖R − XD − 1b‖² + λ‖D‖², stacked and solved by numpy's lstsq."""
+    generator = np.random.default_rng(9)
+    x, r = (
+        generator.standard_normal((12, 30)).astype(np.float32) + 1,
+        generator.standard_normal((12, 4)).astype(np.float32),
+    )
+    rows, sums = Rows.empty(1, 30, 4, True), Sums.empty(1, 30, 4, True)
+    for part in (slice(0, 5), slice(5, 12)):
+        for equations in (rows, sums):
+            equations.add(x[None, part], r[None, part], r[None, part])
+    scale = (np.square(x, dtype=float).sum() + 12) / 31
+    stacked = np.vstack(
+        [np.hstack([x, np.ones((12, 1))]), np.hstack([np.sqrt(0.1 * scale) * np.eye(30), np.zeros((30, 1))])]
+    )
+    wanted = np.linalg.lstsq(stacked, np.vstack([r, np.zeros((30, 4))]), rcond=None)[0]
+    np.testing.assert_allclose(rows.solved(0.1)[0], wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sums.solved(0.1)[0], wanted, rtol=1e-4, atol=1e-5)  # products of a part are float32
+    np.testing.assert_allclose(rows.mean(), sums.mean(), rtol=1e-5)
+    assert rows.gain(wanted[None]) == pytest.approx(sums.gain(wanted[None]), rel=1e-4)
+    assert rows.residual == pytest.approx(sums.residual, rel=1e-5) and rows.count == sums.count == 12
+
+
+def test_ridges_chosen_on_mixtures_of_many_outputs_are_those_of_all_outputs() -> None:
+    generator = np.random.default_rng(10)
+    x = generator.standard_normal((1, 400, 20)).astype(np.float32)
+    r = (x[0] @ generator.standard_normal((20, 600)) + 4 * generator.standard_normal((400, 600))).astype(np.float32)[
+        None
+    ]
+    fit, held = (Sums.empty(1, 20, 600, True) for _ in range(2))
+    fit.add(x[:, :300], r[:, :300], r[:, :300])
+    held.add(x[:, 300:], r[:, 300:], r[:, 300:])
+    ridges = (1e-4, 1e-1, 10.0)
+    gains = [held.gain(fit.solved(ridge)) for ridge in ridges]
+    ridge, before, after = best(fit, held, ridges, np.random.default_rng(0))
+    assert ridge == ridges[int(np.argmax(gains))]
+    assert before - after == pytest.approx(max(gains) / held.power, rel=1e-6)
+
+
+def test_a_depthwise_convolution_is_refitted_to_what_it_made_of_the_channels_that_stay() -> None:
+    """Behind a convolution that was only partly rebuilt, its taps still move towards the dense output."""
+    net = Net(35, x=(3, 8, 8))
+    y = net.relu(net.conv(net.relu(net.conv("x", 12)), 10))
+    y = net.relu(net.conv(y, 10, group=10))
+    net.head(net.pooled(net.relu(net.conv(y, 6))))
+    model = net.model()
+    channels = analyse(model)
+    removed = np.concatenate([g.units[:4] for g in channels.groups[:2]])
+    pruned = prune(model, channels, removed)
+    recovered, refits = recover(model, pruned, channels, removed, samples(model.inputs, 200))
+    (depthwise,) = (
+        n for n in pruned.graph if n.attributes.get("group") is not None and n.attributes["group"].value > 1
+    )
+    (refit,) = (r for r in refits if r.layer == depthwise.name)
+    assert refit.after < refit.before
+    fresh = samples(model.inputs, 100, seed=9)
+    assert error(model, recovered, fresh) < error(model, pruned, fresh)
+
+
+def test_samples_that_are_too_few_are_counted_and_said() -> None:
+    net, units = redundant("Gemm")
+    model = net.model()
+    channels = analyse(model)
+    removed = channels.groups[0].units[units]
+    pruned = prune(model, channels, removed)
+    (few,), (many,) = (recover(model, pruned, channels, removed, samples(model.inputs, n))[1] for n in (5, 40))
+    assert few.note == "5 rows for 7 unknowns: 7 samples would settle them" and many.note == ""

@@ -40,7 +40,8 @@ CRITERION = click.option(
     "--criterion",
     default="ig",
     show_default=True,
-    help="ig, ig-signed, ig-abs, taylor, taylor-abs, activation, apoz, selectivity, reconstruction, l1, l2 or random.",
+    help="ig, ig-signed, ig-abs, taylor, taylor-abs, activation, apoz, selectivity, reconstruction, l1, l2, random, or "
+    "auto: the one of five that changes the fewest answers at the budget.",
 )
 ALIGN = click.option(
     "--align", default="auto", show_default=True, help="Widths are multiples of this: auto, off or a number."

@@ -184,5 +184,6 @@ def refit(
     both = fit.plus(held)  # type: ignore[arg-type]
     if ridge is not None:
         write(node, weights, solved(both, ridge))
-    few = f"{both.count} rows for {columns} unknowns: {n * -(-columns // max(both.count, 1))} samples would settle them"
+    enough = -(-columns * n // max(both.count, 1))
+    few = f"{both.count} rows for {columns} unknowns: {enough} samples would settle them"
     return Refit(name, before, after, ridge, few if both.count < columns else "")

@@ -44,7 +44,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     channels, before = analyse(model, job.approximate), profile(model)
     dense_lite = emit.to_tflite(model).data if "tflite" in job.formats else None  # what cannot be emitted says so now
     log.done("inspect", facts.describe_model(before, channels))
-    first = started(job, model, channels, ranked(job, model, channels, progress))
+    first = started(job, model, channels, ranked(job, model, channels, progress, terms))
     log.done("rank", facts.describe_ranks(first.ranks))
     limits = [t for t in counted(first, job.model, terms, job.threads, progress) if t.quantity in COUNTED]
     if any(t.quantity == "latency" for t in terms):

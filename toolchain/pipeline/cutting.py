@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolchain.auto import CANDIDATES, choose
 from toolchain.compress.attribution import Progress
-from toolchain.compress.budget import Term
+from toolchain.compress.budget import COUNTED, Term, parse_budget
 from toolchain.compress.criteria import Evidence, rank
 from toolchain.compress.groups import Channels, Group, analyse
 from toolchain.compress.plan import Plan, Removable, plan_within, removable
 from toolchain.compress.ranks import Ranks
 from toolchain.compress.recover import Refit, recover
 from toolchain.compress.surgery import prune, restored
-from toolchain.errors import UsageError
+from toolchain.errors import Unsupported, UsageError
 from toolchain.model import Model
 from toolchain.pipeline.job import Job
 from toolchain.pipeline.scoring import own_or_given_labels
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from toolchain.retrain import History
 
 PROOF_SAMPLES = 64
+HALF = parse_budget("units<=50%")  # where a trial has no budget that can be counted
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class Cut:
 
 
 # ---- where a cut starts --------------------------------------------------------------------------------------------
-def ranked(job: Job, model: Model, channels: Channels, progress: Progress) -> Ranks:
-    """Rank on a class-balanced part of the calibration samples; without labels the model's own answers stand in."""
+def evidence_of(job: Job, model: Model, channels: Channels, progress: Progress) -> tuple[Evidence, str]:
+    """A class-balanced part of the calibration samples, and whose labels: without any the model's answers stand in."""
     picked = None if job.calibration is None else job.calibration.balanced(job.samples, job.seed)
     if job.target in ("loss", "classes") and picked is not None and picked.labels is None:
         raise UsageError(
@@ -96,8 +98,32 @@ def ranked(job: Job, model: Model, channels: Channels, progress: Progress) -> Ra
         model, channels, {} if picked is None else picked.inputs, labels, job.steps, job.target, job.layers,
         job.seed, job.threads, job.max_memory, job.workers, job.sampled, progress,
     )  # fmt: skip
-    found = rank(job.criterion, evidence)
-    return dataclasses.replace(found, facts=found.facts | {"labels": told})
+    return evidence, told
+
+
+def ranked(job: Job, model: Model, channels: Channels, progress: Progress, terms: Sequence[Term] = HALF) -> Ranks:
+    """Scores by the job's criterion, or by the one that a trial at the budget takes; raises UsageError."""
+    evidence, told = evidence_of(job, model, channels, progress)
+    if job.criterion != "auto":
+        found = rank(job.criterion, evidence)
+        return dataclasses.replace(found, facts=found.facts | {"labels": told})
+    if job.calibration is None:
+        raise UsageError("criterion 'auto' needs samples", way_out="Give --data, or use --criterion magnitude")
+    candidates, left_out = {}, {}
+    for name in CANDIDATES:
+        try:
+            candidates[name] = rank(name, evidence)
+        except Unsupported as error:  # the others can still be tried; the report says which was not
+            left_out[name] = error.what
+    counted = [t for t in terms if t.quantity in COUNTED] or HALF
+    plan = lambda ranks: plan_within(started(job, model, channels, ranks).of, counted)
+    choice = choose(
+        model, channels, candidates, plan, job.calibration,
+        is_recovered=job.recover, seed=job.seed, threads=job.threads,
+    )  # fmt: skip
+    trials = {name: dataclasses.asdict(d) for name, d in choice.trials.items()}
+    about = {"labels": told, "chosen_by": "auto", "trials": trials, "left_out": left_out}
+    return dataclasses.replace(choice.ranks, facts=choice.ranks.facts | about)
 
 
 def started(
@@ -117,6 +143,7 @@ def restarted(job: Job, cut: Cut, progress: Progress) -> Start:
     """What a cut left, ranked anew: where the next round starts."""
     start, small = cut.start, analyse(cut.final, job.approximate)
     model = restored(start.model, start.channels, cut.plan.labels(start.channels), cut.final)
+    job = dataclasses.replace(job, criterion=str(start.ranks.facts["criterion"]))  # what a trial took is kept to
     channels = analyse(model, job.approximate)
     ranks, carried = in_places(channels, start.ranks, small, ranked(job, cut.final, small, progress), cut.plan.removed)
     return started(job, model, channels, ranks, cut.plan.removed, carried)

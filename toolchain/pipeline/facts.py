@@ -155,6 +155,8 @@ def describe_ranks(ranks: Ranks, carried: Sequence[str] = ()) -> str:
     f = ranks.facts
     gap = f.get("completeness_gap")
     parts = [str(f["criterion"]) + (f"/{f['target']}" if "target" in f else "")]
+    if "trials" in f:
+        parts.append(f"taken of {len(f['trials'])} tried")
     if f.get("steps"):
         parts.append(f"{f['steps']} nodes")
     parts.append(f"{f['samples']} samples")

@@ -97,10 +97,10 @@ def check_job(job: Job) -> None:
         raise UsageError(f"unknown format '{min(unknown)}'", way_out=f"Use {', '.join(FORMATS)}")
     if "onnx" not in job.formats:
         raise UsageError("the result is an ONNX file first", way_out="Use --to onnx,tflite or --to onnx")
-    if job.criterion not in CRITERIA:
-        raise UsageError(f"unknown criterion '{job.criterion}'", way_out=f"Use one of {', '.join(CRITERIA)}")
+    if job.criterion not in ("auto", *CRITERIA):
+        raise UsageError(f"unknown criterion '{job.criterion}'", way_out=f"Use one of auto, {', '.join(CRITERIA)}")
     check_schedule(job)
-    if CRITERIA[job.criterion][1] and job.calibration is None:
+    if (job.criterion == "auto" or CRITERIA[job.criterion][1]) and job.calibration is None:
         raise UsageError(
             f"criterion '{job.criterion}' needs samples", way_out="Give --data, or use --criterion magnitude"
         )
