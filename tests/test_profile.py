@@ -14,7 +14,7 @@ from toolchain.compress.groups import analyse
 from toolchain.compress.plan import make_plan
 from toolchain.compress.surgery import prune
 from toolchain.model import Model, save, settle
-from toolchain.profile import arena, placed, profile
+from toolchain.profile import Buffers, arena, neighbours, profile
 
 CONVS = [
     (96, 11, 4, 0),
@@ -154,7 +154,7 @@ def test_buffers_are_placed_as_the_greedy_rule_says_and_near_the_best() -> None:
         first = generator.integers(0, 6, n)
         size, lives = generator.integers(1, 9, n), generator.integers(0, 4, n)
         spans = [(int(s), int(f), int(f + d)) for s, f, d in zip(size, first, lives, strict=True)]
-        height = placed(spans)
+        height = Buffers((), neighbours([s[1:] for s in spans])).pile([s[0] for s in spans])
         assert height == literal_greedy(spans)
         together = [sum(s[0] for s in spans if s[1] <= t <= s[2]) for t in range(12)]
         assert max(together) <= best(spans) <= height <= 2 * best(spans)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -120,7 +119,35 @@ def structure_bytes(model: Model) -> int:
 
 
 def arena(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) -> int:
-    """Peak bytes of activations when buffers are placed greedily, largest first (Lee & Pisarchyk 2020, TFLite Micro).
+    """Peak bytes of activations, buffers placed greedily, the largest first (Lee & Pisarchyk 2020, TFLite Micro)."""
+    buffers = buffers_of(model, shape, copied)
+    return buffers.pile([size_of(v, shape) for v in buffers.values])
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Values that need a buffer of their own, and for each the buffers that live at the same time."""
+
+    values: tuple[ir.Value, ...]
+    beside: tuple[tuple[int, ...], ...]
+
+    def pile(self, size: Sequence[int]) -> int:
+        """Height of the pile: each buffer at the lowest offset that is free during its whole life."""
+        low: list[int | None] = [None] * len(size)
+        top = 0
+        for i in sorted((i for i, n in enumerate(size) if n), key=lambda i: (-size[i], -i)):
+            offset = 0
+            for start, k in sorted((start, k) for k in self.beside[i] if (start := low[k]) is not None):
+                if offset + size[i] <= start:
+                    break
+                offset = max(offset, start + size[k])
+            low[i] = offset
+            top = max(top, offset + size[i])
+        return top
+
+
+def buffers_of(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) -> Buffers:
+    """Who needs a buffer, and when.
 
     Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards; values
     in `copied` have one of their own.
@@ -131,21 +158,33 @@ def arena(model: Model, shape: Shape = dims, copied: Collection[ir.Value] = ()) 
         for v in node.inputs:
             if v is not None and v.const_value is None:
                 last[v] = max(last.get(v, i), i)
-    owner: dict[ir.Value, int] = {}
-    spans: list[list[int]] = []  # [bytes, first, last]
-    for v in model.graph.inputs:
-        owner[v] = len(spans)
-        spans.append([size_of(v, shape), 0, last.get(v, 0)])
+    owner: dict[ir.Value, int] = {v: k for k, v in enumerate(model.graph.inputs)}
+    values = list(model.graph.inputs)
+    lives = [[0, last.get(v, 0)] for v in values]
     for i, node in enumerate(order):
         source = node.inputs[0] if node.inputs else None
         for v in node.outputs:
             if source in owner and v not in copied and takes_over(node, source, v, last, i, shape):
                 owner[v] = owner[source]  # type: ignore[index]
-                spans[owner[v]][2] = max(spans[owner[v]][2], last.get(v, i))
+                lives[owner[v]][1] = max(lives[owner[v]][1], last.get(v, i))
             else:
-                owner[v] = len(spans)
-                spans.append([size_of(v, shape), i, last.get(v, i)])
-    return placed(spans)
+                owner[v] = len(values)
+                values.append(v)
+                lives.append([i, last.get(v, i)])
+    return Buffers(tuple(values), neighbours(lives))
+
+
+def neighbours(lives: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """For each life [first, last] the others that it meets."""
+    beside: list[list[int]] = [[] for _ in lives]
+    alive: list[int] = []
+    for i in sorted(range(len(lives)), key=lambda i: lives[i][0]):
+        alive = [k for k in alive if lives[k][1] >= lives[i][0]]
+        for k in alive:
+            beside[k].append(i)
+        beside[i] += alive
+        alive.append(i)
+    return tuple(map(tuple, beside))
 
 
 def takes_over(
@@ -166,19 +205,3 @@ def size_of(value: ir.Value, shape: Shape) -> int:
         return 0
     count = abs(math.prod(shape(value)))
     return -(-count * value.dtype.bitwidth // 8 // ALIGNMENT) * ALIGNMENT
-
-
-def placed(spans: Sequence[Sequence[int]]) -> int:
-    """Height of the pile: each buffer at the lowest offset that is free during its whole life."""
-    order = sorted((i for i in range(len(spans)) if spans[i][0]), key=lambda i: (-spans[i][0], -i))
-    size, first, last = np.array([spans[i] for i in order], np.int64).reshape(-1, 3).T
-    low = np.zeros_like(size)
-    for i in range(len(order)):
-        beside = np.flatnonzero((first[:i] <= last[i]) & (first[i] <= last[:i]))
-        offset = 0
-        for k in beside[np.argsort(low[beside], kind="stable")].tolist():
-            if offset + size[i] <= low[k]:
-                break
-            offset = max(offset, int(low[k] + size[k]))
-        low[i] = offset
-    return int((low + size).max(initial=0))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain import profile
+from toolchain.compress.dimensions import Dimensions, Part, Stored, dimensions, stored
 from toolchain.compress.groups import Channels, Group
 from toolchain.model import Model
-from toolchain.ops.table import Shape, dims, find
+from toolchain.ops.table import Shape, find
 
 GATHER_BYTES = 160  # the node that picks places behind a flatten, without its names
-
-Part = tuple[int, NDArray[np.int64], NDArray[np.int64]]
 
 COUNTERS: tuple[str, ...] = ("params", "macs", "flash", "ram")
 
@@ -74,18 +72,26 @@ class Tally:
 class Costing:
     """Costs as a function of how many units of each group go.
 
-    parts      value -> (axis, groups that lie there, positions that a unit of each of these has)
+    sizes      dimensions of all values
+    weights    which of them are parameters
+    tensors    bytes of those in the file
     flattens   in graph order: a channel takes its places along
     structure  bytes of the file around its tensors
-    tallies    params, macs, bytes of tensors, and of sizes that nodes have to be told then
+    tallies    macs, and bytes of sizes that nodes have to be told then
+    buffers    {values behind which a gather picks: who needs a buffer then}
     """
 
     model: Model
     groups: tuple[Group, ...]
-    parts: dict[ir.Value, list[Part]]
+    sizes: Dimensions
+    weights: NDArray[np.int64]
+    tensors: Stored
     flattens: tuple[Flatten, ...]
     structure: int
     tallies: Mapping[str, Tally]
+    buffers: dict[frozenset[ir.Value], tuple[profile.Buffers, NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
 
     def forced(self, removed: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places that channels take along, [g], when these many units go."""
@@ -98,32 +104,36 @@ class Costing:
         """Counts of units that really go, [g]: at least the places of the channels that go."""
         return np.maximum(removed, self.forced(removed))
 
-    def shape(self, removed: NDArray[np.int64]) -> Shape:
-        """Dimensions of a value after this many units of each group are gone, [g]."""
-
-        def of(value: ir.Value) -> tuple[int, ...]:
-            size = list(dims(value))
-            for axis, there, positions in self.parts.get(value, ()):
-                size[axis] -= int(positions @ removed[there])
-            return tuple(size)
-
-        return of
-
     def costs(self, removed: NDArray[np.int64], quantities: Sequence[str] = COUNTERS) -> NDArray[np.float64]:
         """The quantities when these many units are asked to go, [q]."""
         forced = self.forced(removed)
         removed = np.maximum(removed, forced)
-        shape, picked = self.shape(removed), self.picked(removed, forced)
-        tally = lambda name: self.tallies[name].at(removed, shape)
+        sizes = self.sizes.after(removed)
+        elements = self.sizes.elements(sizes)
+        picked = self.picked(removed, forced)
+        tally = lambda name: self.tallies[name].at(removed, self.sizes.shape(sizes))
         count = {
-            "params": lambda: tally("params"),
+            "params": lambda: int(elements[self.weights].sum()),
             "macs": lambda: tally("macs"),
             "flash": lambda: profile.file_bytes(
-                self.structure, tally("tensors") + tally("sizes") + self.gathers(removed, picked)
+                self.structure, self.tensors.bytes(sizes, elements) + tally("sizes") + self.gathers(removed, picked)
             ),
-            "ram": lambda: profile.arena(self.model, shape, picked),
+            "ram": lambda: self.arena(elements, picked),
         }
         return np.array([float(count[q]()) for q in quantities])
+
+    def arena(self, elements: NDArray[np.int64], picked: Collection[ir.Value]) -> int:
+        """Peak bytes of activations; who shares a buffer with whom is found out once, for elementwise ops stay so."""
+        key = frozenset(picked)
+        if key not in self.buffers:
+            found = profile.buffers_of(self.model, copied=key)
+            known = [v if v in self.sizes.order and v.dtype is not None else None for v in found.values]
+            places = np.array([0 if v is None else self.sizes.order[v] for v in known], np.int64)
+            bits = np.array([0 if v is None or v.dtype is None else v.dtype.bitwidth for v in known], np.int64)
+            self.buffers[key] = found, places, bits
+        found, places, bits = self.buffers[key]
+        size = -(-np.abs(elements[places]) * bits // 8 // profile.ALIGNMENT) * profile.ALIGNMENT
+        return found.pile(size.tolist())
 
     def picked(self, removed: NDArray[np.int64], forced: NDArray[np.int64]) -> dict[ir.Value, int]:
         """Flattened values behind which a gather has to pick places, and its group."""
@@ -148,29 +158,32 @@ def costing(model: Model, channels: Channels) -> Costing:
         there, counts = np.unique(which[which >= 0], return_counts=True)
         if len(there):
             parts.setdefault(value, []).append((axis, there, counts // size[there]))
-    structure = profile.structure_bytes(model)
-    return Costing(model, channels.groups, parts, flattens(channels, owner), structure, tallies(model, parts))
+    held = list(model.graph.initializers.values())
+    made = (v for n in model.graph for v in n.outputs)
+    values = dict.fromkeys(v for v in (*held, *model.graph.inputs, *made) if v.shape is not None)
+    sizes = dimensions(list(values), parts)
+    weights = np.array([sizes.order[v] for v in held if profile.is_weight(v)], np.int64)
+    structure, at = profile.structure_bytes(model), flattens(channels, owner)
+    tensors = stored(held, sizes)
+    return Costing(model, channels.groups, sizes, weights, tensors, at, structure, tallies(model, parts))
 
 
 def tallies(model: Model, parts: Mapping[ir.Value, Sequence[Part]]) -> dict[str, Tally]:
-    """What is summed over parameters, and over nodes."""
-    held = list(model.graph.initializers.values())
+    """What is summed over nodes."""
     nodes = [n for n in model.graph if all(v is None or v.shape is not None for v in (*n.inputs, *n.outputs))]
-    told = [n for n in nodes if (entry := find(n)) is not None and entry.adds is not None]
+    entries = {n: entry for n in nodes if (entry := find(n)) is not None}
     at = {v: {int(g) for _, there, _ in found for g in there} for v, found in parts.items()}
-    values: dict[int, set[ir.Value]] = {}
     readers: dict[int, set[ir.Node]] = {}
-    for value in held:
-        for g in at.get(value, ()):
-            values.setdefault(g, set()).add(value)
     for node in nodes:
         for g in {g for v in (*node.inputs, *node.outputs) if v is not None for g in at.get(v, ())}:
             readers.setdefault(g, set()).add(node)
+    counts = {"macs": {n: e.macs for n, e in entries.items() if e.macs is not None}}
+    counts["sizes"] = {n: e.adds for n, e in entries.items() if e.adds is not None}
     return {
-        "params": Tally([v for v in held if profile.is_weight(v)], values, lambda v, shape: math.prod(shape(v))),
-        "macs": Tally(nodes, readers, profile.node_macs),
-        "tensors": Tally(held, values, lambda v, shape: profile.stored(v, shape(v))),
-        "sizes": Tally(told, readers, lambda n, shape: find(n).adds(n, shape)),  # type: ignore[union-attr, misc]
+        name: Tally(
+            list(of), {g: there & of.keys() for g, there in readers.items()}, lambda n, shape, of=of: of[n](n, shape)
+        )
+        for name, of in counts.items()
     }
 
 

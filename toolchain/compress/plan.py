@@ -212,8 +212,13 @@ def solve(of: Removable, limits: Sequence[Term], original: Mapping[str, float], 
     bounds = np.array([t.bound(original[t.quantity]) for t in limits])
     least = of.least
 
+    known: dict[bytes, NDArray[np.float64]] = {}  # searches begin alike, and late steps of a bisection round alike
+
     def shares(kept: I64) -> NDArray[np.float64]:
-        return of.costing.costs(of.size - kept, quantities) / bounds
+        key = kept.tobytes()
+        if key not in known:
+            known[key] = of.costing.costs(of.size - kept, quantities) / bounds
+        return known[key]
 
     def excess(kept: I64) -> float:
         return float(shares(kept).max())
