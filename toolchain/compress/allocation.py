@@ -111,18 +111,23 @@ class Search:
 
     def grown(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
         """Widths to which no group can add a step within the limits: what fits comes back, the dearest first."""
+        tight = np.full(len(kept), np.iinfo(np.int64).max)  # pieces that did not fit once, nor will when others grew
         for share in (4, 16, 64, 256, np.inf):
             piece = np.maximum((self.start - kept) // share // self.step * self.step, self.step).astype(np.int64)
-            fits = True
+            fits, is_last = True, share == np.inf  # the last pass trusts nothing: a gather that goes frees bytes
             while fits:
                 more = np.minimum(kept + piece, self.start)
                 ends = zip(self.rising, more, kept, strict=True)
                 regained = [float(r[len(r) - m : len(r) - k].sum()) for r, m, k in ends]
                 fits = False
                 for g in np.argsort(regained)[::-1]:
+                    if more[g] == kept[g] or (piece[g] >= tight[g] and not is_last):
+                        continue
                     wider = np.where(np.arange(len(kept)) == g, more, kept)
-                    if more[g] > kept[g] and self.fits(wider):
+                    if self.fits(wider):
                         kept, fits = wider, True
+                    else:
+                        tight[g] = piece[g]
         return kept
 
     def marginal(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -212,8 +212,13 @@ def solve(of: Removable, limits: Sequence[Term], original: Mapping[str, float], 
     quantities = [t.quantity for t in limits]
     bounds = [t.bound(original[q]) for t, q in zip(limits, quantities, strict=True)]
 
+    known: dict[tuple[bytes, int], float] = {}  # searches begin alike, and late steps of a bisection round alike
+
     def share(kept: I64, q: int) -> float:
-        return float(of.costing.costs(of.size - kept, quantities[q : q + 1])[0] / bounds[q])
+        key = kept.tobytes(), q
+        if key not in known:
+            known[key] = float(of.costing.costs(of.size - kept, quantities[q : q + 1])[0] / bounds[q])
+        return known[key]
 
     rising = [losses(o, of.scores.get(g.name)) for o, g in zip(of.order, of.channels.groups, strict=True)]
     search = Search(start, of.least, of.step, rising, len(limits), share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,6 +79,39 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Trade:
+    """Points of every series joined by a line: what is had (y) for what it costs (x).
+
+    is_better_low  small y are the good ones
+    """
+
+    series: tuple[Series, ...]
+    x: str
+    y: str
+    is_better_low: bool = False
+
+    def front(self) -> list[list[bool]]:
+        """Whether no other point costs less and is as good, or costs as much and is better, series by series."""
+        sign = -1 if self.is_better_low else 1
+        every = np.array([(x, -sign * y) for s in self.series for x, y in zip(assured(s.x), s.y, strict=True)])
+        best = [not ((every <= p).all(axis=1) & (every < p).any(axis=1)).any() for p in every]
+        ends = np.cumsum([0] + [len(s.y) for s in self.series])
+        return [best[a:b] for a, b in itertools.pairwise(ends.tolist())]
+
+    def rows(self) -> list[Row]:
+        """One for each point."""
+        marks = itertools.chain.from_iterable(self.front())
+        points = ({"series": s.name} | point for s in self.series for point in s.points())
+        return [point | {"front": on} for point, on in zip(points, marks, strict=True)]
+
+
+def assured(x: NDArray[Any] | None) -> NDArray[Any]:
+    """The places of a series that has some."""
+    assert x is not None
+    return x
+
+
+@dataclass(frozen=True)
 class Histogram:
     """How many values lie between edges [bins + 1]; the last bin has both of its ends."""
 
@@ -121,17 +155,18 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Panels:
-    """Charts under each other, each with its title."""
+    """Charts under each other or in columns, each with its title."""
 
-    charts: tuple[Bars | Lines | Histogram, ...]
+    charts: tuple[Bars | Lines | Trade | Histogram, ...]
     titles: tuple[str, ...]
+    columns: int = 1
 
     def rows(self) -> list[Row]:
         """Those of each chart."""
         return [{"panel": t} | r for t, c in zip(self.titles, self.charts, strict=True) for r in c.rows()]
 
 
-Chart = Bars | Lines | Histogram | Gallery | Boxes | Panels
+Chart = Bars | Lines | Trade | Histogram | Gallery | Boxes | Panels
 
 
 @dataclass(frozen=True)

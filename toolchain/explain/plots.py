@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolchain.errors import printable
-from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Histogram, Lines, Panels
+from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Histogram, Lines, Panels, Trade, assured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")  # Okabe & Ito 2008
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 2)), (0, (3, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#666666"
 WIDTH = 6.5  # inches, a column of a printed page
 HEIGHT = 3.6
@@ -127,6 +128,29 @@ def lines(axes: Axes, chart: Lines) -> None:
         legend(axes)
 
 
+def trade(axes: Axes, chart: Trade) -> None:
+    """Dots on a thin line for each series; those that nothing beats (the Pareto front) are filled."""
+    for i, (series, front) in enumerate(zip(chart.series, chart.front(), strict=True)):
+        colour = COLOURS[i % len(COLOURS)]
+        x, on = assured(series.x), np.array(front, bool)
+        look: dict[str, Any] = {
+            "color": colour,
+            "linestyle": "none",
+            "marker": MARKERS[i % len(MARKERS)],
+            "markersize": 5,
+        }
+        axes.plot(x, series.y, color=colour, linewidth=0.8, alpha=0.6)
+        axes.plot(x[~on], series.y[~on], **look, markerfacecolor="white", markeredgewidth=0.9)
+        axes.plot(x[on], series.y[on], **look, label=safe(series.name))
+    axes.set(xlabel=safe(chart.x), ylabel=safe(chart.y))
+    axes.set_xlim(left=0)
+    axes.margins(0.06)
+    hollow = {"linestyle": "none", "marker": "o", "markersize": 5, "markerfacecolor": "white"}
+    axes.plot([], [], color=GREY, label="hollow: beaten by another point", **hollow)
+    finish(axes, chart, "both")
+    legend(axes)
+
+
 def histogram(axes: Axes, chart: Histogram) -> None:
     """Touching bars, and a rule at 0."""
     axes.stairs(chart.counts, chart.edges, fill=True, color=COLOURS[0])
@@ -143,6 +167,8 @@ def histogram(axes: Axes, chart: Histogram) -> None:
 def finish(axes: Axes, chart: Chart, along: str) -> None:
     """A quiet grid across the bars or lines, and a rule at 0 where values have both signs."""
     axes.grid(axis=along)  # type: ignore[arg-type]
+    if along == "both":
+        return
     low, high = axes.get_ylim() if along == "y" else axes.get_xlim()
     if low < 0 < high and isinstance(chart, Bars | Lines) and not (isinstance(chart, Lines) and chart.is_share):
         (axes.axhline if along == "y" else axes.axvline)(0, color="black", linewidth=0.8)
@@ -167,11 +193,11 @@ def number(value: float) -> str:
     return (f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}").replace("-", "−")
 
 
-ON_AXES: dict[type, Callable[[Axes, Any], None]] = {Bars: bars, Lines: lines, Histogram: histogram}
+ON_AXES: dict[type, Callable[[Axes, Any], None]] = {Bars: bars, Lines: lines, Trade: trade, Histogram: histogram}
 
 
 # ---- whole canvases --------------------------------------------------------------------------------------------------
-def one(canvas: Canvas, chart: Bars | Lines | Histogram) -> None:
+def one(canvas: Canvas, chart: Bars | Lines | Trade | Histogram) -> None:
     """One chart fills the canvas; lying bars take a height of their own."""
     if isinstance(chart, Bars) and len(chart.series) == 1:
         canvas.set_figheight(max(2.0, min(HEIGHT, 0.9 + 0.45 * len(chart.categories))))
@@ -179,9 +205,10 @@ def one(canvas: Canvas, chart: Bars | Lines | Histogram) -> None:
 
 
 def panels(canvas: Canvas, chart: Panels) -> None:
-    """Charts under each other; one legend on top serves all."""
-    canvas.set_figheight(0.8 * HEIGHT * len(chart.charts))
-    grid = canvas.subplots(len(chart.charts), 1, squeeze=False)[:, 0]
+    """Charts under each other or in columns; one legend on top serves all."""
+    rows = -(-len(chart.charts) // chart.columns)
+    canvas.set_figheight(0.8 * HEIGHT * rows)
+    grid = canvas.subplots(rows, chart.columns, squeeze=False).flat[: len(chart.charts)]
     for i, (axes, part, title) in enumerate(zip(grid, chart.charts, chart.titles, strict=True)):
         ON_AXES[type(part)](axes, part)
         axes.set_title(safe(title), loc="left", fontweight="bold")
@@ -244,5 +271,5 @@ def boxed(layer: dict[str, Any]) -> str:
 
 
 PAINTERS: dict[type, Callable[[Canvas, Any], None]] = {
-    Bars: one, Lines: one, Histogram: one, Panels: panels, Gallery: gallery, Boxes: boxes,
+    Bars: one, Lines: one, Trade: one, Histogram: one, Panels: panels, Gallery: gallery, Boxes: boxes,
 }  # fmt: skip

@@ -212,7 +212,7 @@ def describe_stage(stage: str, cut: Cut, scorer: Scorer) -> str:
     """The line of the recover or retrain stage."""
     refits, history = cut.refits, cut.history
     if stage == "retrain" and history is not None:
-        told = f"{len(history.epochs) - 1} epochs, the {history.best.number}th kept"
+        told = f"{len(history.epochs) - 1} epochs, epoch {history.best.number} kept"
         parts = [told + (f" · {history.stopped}" if history.stopped else "")]
     else:
         solved = sum(r.ridge is not None for r in refits)

@@ -78,6 +78,20 @@ class Log:
 
 def outputs_of(job: Job) -> dict[str, Path]:
     """Where the results go; refuses before any work what could not be written after it."""
+    check_job(job)
+    job.out.mkdir(parents=True, exist_ok=True)
+    names = {"onnx": "model.onnx", "tflite": "model.tflite", "ranks": "ranks.npz", "plan": "plan.json"}
+    names |= {"report.json": "report.json", "report.html": "report.html"}
+    paths = {k: job.out / n for k, n in names.items()}
+    for path in paths.values():
+        if path.resolve() == job.model.resolve():
+            raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
+        check_new(path, job.force)
+    return paths
+
+
+def check_job(job: Job) -> None:
+    """Formats, criterion and samples fit together; raises UsageError."""
     unknown = set(job.formats) - set(FORMATS)
     if unknown:
         raise UsageError(f"unknown format '{min(unknown)}'", way_out=f"Use {', '.join(FORMATS)}")
@@ -90,15 +104,6 @@ def outputs_of(job: Job) -> dict[str, Path]:
         raise UsageError(
             f"criterion '{job.criterion}' needs samples", way_out="Give --data, or use --criterion magnitude"
         )
-    job.out.mkdir(parents=True, exist_ok=True)
-    names = {"onnx": "model.onnx", "tflite": "model.tflite", "ranks": "ranks.npz", "plan": "plan.json"}
-    names |= {"report.json": "report.json", "report.html": "report.html"}
-    paths = {k: job.out / n for k, n in names.items()}
-    for path in paths.values():
-        if path.resolve() == job.model.resolve():
-            raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
-        check_new(path, job.force)
-    return paths
 
 
 def check_schedule(job: Job) -> None:
