@@ -18,6 +18,7 @@ import numpy as np
 from toolchain.auto import CANDIDATES, Distance
 
 Cell = tuple[str, str, int, str]  # net, stage, percent left, method
+LEAST_SEEDS = 2  # that a method shares with ours to be compared with it, where ours has so many
 STAGES = {
     "pruned": "no recovery",
     "recovered": "recovery: least squares, no labels",
@@ -38,17 +39,20 @@ def cells(rows: Iterable[Mapping[str, Any]], split: str) -> dict[Cell, dict[int,
 def with_auto(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows and those of `auto`: of its candidates the one that `toolchain.auto` takes, by answers alone.
 
-    For retraining it is the one whose recovered network was nearest.
+    For retraining it is the one whose recovered network was nearest. Seeds that lack rows of a candidate have none.
     """
     tried: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row["method"] in CANDIDATES and row["test"] is not None:
             tried.setdefault((row["net"], row["seed"], row["left"], row["stage"]), []).append(row)
+    known: dict[tuple[Any, ...], set[str]] = {}
+    for (net, _, left, stage), mine in tried.items():
+        known.setdefault((net, left, stage), set()).update(r["method"] for r in mine)
     found = []
     for (net, seed, left, stage), mine in tried.items():
         judged = tried.get((net, seed, left, "recovered" if stage == "retrained" else stage), [])
-        judged = [r for r in judged if r["method"] in {m["method"] for m in mine}]
-        if judged:
+        judged = [r for r in judged if r["method"] in known[net, left, stage]]
+        if known[net, left, stage] <= {r["method"] for r in judged} & {r["method"] for r in mine}:
             best = min(judged, key=lambda r: Distance(r["changed"], r["distance"]))["method"]
             found.append(next(r for r in mine if r["method"] == best) | {"method": "auto"})
     return [*found, *rows]
@@ -94,16 +98,16 @@ def verdict(found: Mapping[Cell, Mapping[int, float]], ours: str) -> str:
     held, total = 0, 0
     for net, stage, p, _ in (c for c in found if c[3] == ours):
         mine = found[net, stage, p, ours]
-        others = {
-            c[3]: {s: v for s, v in values.items() if s in mine}
-            for c, values in found.items()
-            if c[:3] == (net, stage, p) and c[3] != ours and set(mine) <= set(values)
-        }
-        if not others:
+        pairs = {}  # method -> its mean and error, and ours, on the seeds that both have
+        for c, values in found.items():
+            seeds = set(mine) & set(values)
+            if c[:3] == (net, stage, p) and c[3] != ours and len(seeds) >= min(len(mine), LEAST_SEEDS):
+                theirs, own = ({s: v[s] for s in seeds} for v in (values, mine))
+                pairs[c[3]] = (*mean(theirs), mean(own)[0])
+        if not pairs:
             continue
-        name = max(others, key=lambda m: mean(others[m])[0])
-        m, se = mean(others[name])
-        own = mean(mine)[0]
+        name = max(pairs, key=lambda m: pairs[m][0] - pairs[m][2])
+        m, se, own = pairs[name]
         is_within = own >= m - se - 0.05
         held, total = held + is_within, total + 1
         mark = "yes" if is_within else "**no**"
