@@ -13,13 +13,18 @@ from toolchain.ops.units import Ids
 I64 = NDArray[np.int64]
 
 
+# units of a group from which widths are multiples of so many: onnxruntime's blocked kernels take 16 channels at a time,
+# and a width between hands its neighbours over to slower ones (benchmarks/alignment.py)
+STEPS = {"channel": ((32, 16), (16, 8), (8, 4)), "dense": ((16, 8), (8, 4)), "position": ()}
+
+
 def steps_of(group: Group, align: str) -> int:
-    """Widths are multiples of this: 8 for channels and neurons, 4 or 1 for narrow groups, 1 behind a flatten."""
+    """Widths are multiples of this: by the group's kind and size, and 1 behind a flatten."""
     if align == "off" or group.kind == "position":
         return 1
     if align != "auto":
         return min(int(align), len(group))
-    return 8 if len(group) >= 16 else 4 if len(group) >= 8 else 1
+    return next((step for size, step in STEPS[group.kind] if len(group) >= size), 1)
 
 
 def removal_order(
