@@ -37,7 +37,7 @@ def losses(order: Ids, scores: NDArray[np.float64] | None) -> NDArray[np.float64
 
 @dataclass(frozen=True)
 class Search:
-    """One search for widths [g] between `least` and `start`, in multiples of `step`.
+    """One search for widths [g] between `least` and `start`, in multiples of `step` but for these two.
 
     rising  loss of each removal of each group, in order
     limits  how many limits there are, those first that are cheaper to ask
@@ -116,7 +116,7 @@ class Search:
             piece = np.maximum((self.start - kept) // share // self.step * self.step, self.step).astype(np.int64)
             fits, is_last = True, share == np.inf  # the last pass trusts nothing: a gather that goes frees bytes
             while fits:
-                more = np.minimum(kept + piece, self.start)
+                more = np.minimum(kept // self.step * self.step + piece, self.start)
                 ends = zip(self.rising, more, kept, strict=True)
                 regained = [float(r[len(r) - m : len(r) - k].sum()) for r, m, k in ends]
                 fits = False

@@ -28,6 +28,7 @@ from toolchain.ops.units import Ids
 from toolchain.validate import read_bytes
 
 I64 = NDArray[np.int64]
+FEWEST = 8  # units that a group keeps whatever its step, so that larger steps put no budget out of reach
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ class Removable:
 
     @property
     def least(self) -> I64:
-        """Widths that no budget goes below: one step, or the floor in whole steps."""
-        stepped = np.minimum(-(-np.maximum(self.floor, 1) // self.step) * self.step, self.size)
+        """Widths that no budget goes below: one step (of 8 at most under auto), or the floor in whole steps."""
+        one = np.minimum(self.step, FEWEST) if self.align == "auto" else self.step
+        stepped = np.minimum(np.where(self.floor > 0, -(-self.floor // self.step) * self.step, one), self.size)
         return np.minimum(np.where(self.free, stepped, self.size), self.size - self.went)
 
     @property
@@ -172,8 +174,8 @@ def plan_within(of: Removable, terms: Sequence[Term]) -> Plan:
     share = min([t.limit for t in terms if t.quantity == "units"], default=1.0)
     kept = np.clip(np.floor(size * share + 0.5).astype(np.int64), 1, size)
     step = of.step
-    if of.align == "auto":  # a share of less than a step is a wish for less than a step
-        step = np.where(kept < np.minimum(size, step), 1, step)
+    for finer in (8, 4, 1) if of.align == "auto" else ():  # a share of less than a step is a wish for less than a step
+        step = np.where(kept < np.minimum(size, step), np.minimum(step, finer), step)
     of = replace(of, step=step)
     least, free = of.least, of.free
     for g in np.flatnonzero(free & (kept < np.minimum(size, step))):
