@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,13 +110,11 @@ def ranked(job: Job, model: Model, channels: Channels, progress: Progress, terms
     if job.calibration is None:
         raise UsageError("criterion 'auto' needs samples", way_out="Give --data, or use --criterion magnitude")
     candidates, left_out = {}, {}
-    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:  # candidates that read one attribution share it
-        workers = dataclasses.replace(job.workers, folder=job.workers.folder or Path(folder))
-        for name in CANDIDATES:
-            try:
-                candidates[name] = rank(name, dataclasses.replace(evidence, workers=workers))
-            except Unsupported as error:  # the others can still be tried; the report says which was not
-                left_out[name] = error.what
+    for name in CANDIDATES:
+        try:
+            candidates[name] = rank(name, evidence)
+        except Unsupported as error:  # the others can still be tried; the report says which was not
+            left_out[name] = error.what
     counted = [t for t in terms if t.quantity in COUNTED] or HALF
     plan = lambda ranks: plan_within(started(job, model, channels, ranks).of, counted)
     choice = choose(
