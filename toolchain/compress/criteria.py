@@ -99,7 +99,7 @@ def absolute_integrated_gradients(e: Evidence) -> Scored:
 
 
 def taylor(e: Evidence) -> Scored:
-    """E[(Σ h·∂loss/∂h)²] over the positions of a unit: a gate z = 1 on it, (∂loss/∂z)² (Molchanov et al. 2019, eq. 8).
+    """E[(Σ h·∂loss/∂h)²] over the positions of a unit: a gate z = 1 on it, (∂loss/∂z)² (Molchanov et al. 2019, gates).
 
     The expectation is over single samples, where the paper's own is over gradients of minibatches.
     """
@@ -107,7 +107,7 @@ def taylor(e: Evidence) -> Scored:
 
 
 def taylor_absolute(e: Evidence) -> Scored:
-    """E|Σ h·∂loss/∂h| (Molchanov et al. 2017, eq. 9): the same gate with its size for its square."""
+    """E|Σ h·∂loss/∂h| (Molchanov et al. 2017): the same gate with its size for its square."""
     return attributed(e, lambda g, a: a.expected_absolute[-1], at_h_only=True)
 
 
