@@ -102,7 +102,7 @@ def ops(form: str) -> None:
 
     rows = []
     for name, entry in sorted(OPS.items()):
-        rows.append({"op": name} | {f.name: getattr(entry, f.name) is not None for f in fields(entry)[1:]})
+        rows.append({"op": name} | {f.name: getattr(entry, f.name) not in (None, False) for f in fields(entry)[1:]})
     show(rows, form)
 
 
