@@ -447,7 +447,7 @@ def test_rounds_tell_what_was_cut_proven_and_undone() -> None:
     assert "Judged by accuracy on test.npz, at least 80.0 %" in text
     assert "2 undoneparams<=7%6.7 %18.6 %passed, 4 × 10⁻⁷74.0 %" in text
     assert "Stopped before the budget: accuracy on test.npz fell to 74 %, below 80 %" in text
-    assert "Retraining, taught by the original" in text and "1 epochs: no better in 2 epochs" in text
+    assert "Retraining, taught by the original" in text and "1 epoch: no better in 2 epochs" in text
 
 
 def test_a_cut_at_once_has_no_rounds() -> None:

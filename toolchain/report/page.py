@@ -149,6 +149,7 @@ def _view(report: Json) -> Json:
             (key, name) for key, name in STAGES if any(row[key] is not None for row in _list(report, "accuracy"))
         ],
         "changed_later": [name.removeprefix("After ") for key, name in STAGES[2:] if _used(report, key)],
+        "retrained": _used(report, "after_retrain"),
         "deviation": _list(report, "deviation"),
         "accuracy_charts": [_accuracy_chart(row) for row in _list(report, "accuracy")],
         "group_rows": [_group_row(group) for group in _list(report["plan"], "groups")],
@@ -302,7 +303,7 @@ def _last(row: Json) -> tuple[str, str]:
 
 
 def _used(report: Json, stage: str) -> bool:
-    return any(row[stage] is not None for row in _list(report, "accuracy"))
+    return any(row.get(stage) is not None for key in ("accuracy", "deviation") for row in _list(report, key))
 
 
 def _speed_notes(report: Json, pairs: list[tuple[Json, Json]]) -> Iterable[str]:
