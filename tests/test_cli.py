@@ -261,3 +261,9 @@ def test_a_gradient_graph_is_a_file_that_onnxruntime_alone_runs(per_class: bool,
     assert again.returncode == 2 and "exists" in again.stderr
     wrong = jettison("gradient", SHIPPED, "--at", "nowhere", "-o", tmp_path / "h.onnx")
     assert wrong.returncode == 2 and "no value 'nowhere'" in wrong.stderr and not (tmp_path / "h.onnx").exists()
+
+
+def test_a_job_that_cannot_be_done_leaves_no_folder(tmp_path: Path) -> None:
+    run = jettison("compress", SHIPPED, "--criterion", "magnitude", "--budget", "params<=10", "-o", tmp_path / "out")
+    assert run.returncode == 5, run.stderr
+    assert not list(tmp_path.iterdir())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,3 +50,19 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     write_atomic(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[None]:
+    """The folder, made where it is missing, and gone again where a mistake left it empty."""
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot make the folder: {error.strerror}", str(path)) from error
+    try:
+        yield
+    except BaseException:
+        if is_new and not any(path.iterdir()):
+            path.rmdir()
+        raise

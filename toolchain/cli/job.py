@@ -147,6 +147,7 @@ def finish(
     context: click.Context, path: Path, model: Any, calibration: Any, held_out: tuple[Any, ...], asked: dict[str, Any]
 ) -> None:
     """Run the job and print what came of it."""
+    from toolchain.files import folder
     from toolchain.pipeline import Job
     from toolchain.pipeline import compress as compress_model
 
@@ -155,7 +156,7 @@ def finish(
         settings["formats"] = tuple(f.strip() for f in settings["formats"].split(",") if f.strip())
         settings["recover"] = not settings.pop("no_recover")
     job = Job(path, calibration=calibration, held_out=held_out, arguments=tuple(context.obj["arguments"]), **settings)
-    with progress(context) as (say, advance):
+    with folder(job.out), progress(context) as (say, advance):
         report = compress_model(job, model, say, advance)
     summary(report)
     for name in ("model.onnx", "model.tflite", "plan.json", "ranks.npz", "report.json", "report.html"):
