@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,3 +268,12 @@ def test_a_job_that_cannot_be_done_leaves_no_folder(tmp_path: Path) -> None:
     run = jettison("compress", SHIPPED, "--criterion", "magnitude", "--budget", "params<=10", "-o", tmp_path / "out")
     assert run.returncode == 5, run.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_few_samples_for_least_squares_are_told_with_how_many_it_takes(tmp_path: Path) -> None:
+    x, y = triangles_squares(4, 32, 1)
+    np.savez(tmp_path / "few.npz", x=x, y=y)
+    given = ("--data", tmp_path / "few.npz", "--criterion", "l2", "--budget", "params<=50%", "--runs", "0")
+    run = jettison("compress", SHIPPED, *given, "-o", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"recover .* 4 rows for (\d+) unknowns: \1 samples would settle them", run.stderr)

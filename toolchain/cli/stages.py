@@ -333,7 +333,10 @@ def recover(
         )
     save(recovered, out, force)
     show(
-        [{"layer": r.layer, "held-out error before": r.before, "after": r.after, "ridge": r.ridge} for r in refits],
+        [
+            {"layer": r.layer, "held-out error before": r.before, "after": r.after, "ridge": r.ridge, "few": r.note}
+            for r in refits
+        ],
         "table",
     )
     click.echo(f"wrote {out}")

@@ -217,6 +217,8 @@ def describe_stage(stage: str, cut: Cut, scorer: Scorer) -> str:
     else:
         solved = sum(r.ridge is not None for r in refits)
         parts = [f"least squares, {solved} of {len(refits)} layers" if refits else "none"]
+        few = [f"{r.layer}: {r.note}" for r in refits if r.note]
+        parts += few[:1] + ([f"and {len(few) - 1} layers more with few rows"] if few[1:] else [])
     for row in scorer.accuracies(cut.stages):
         steps = [row[k] for k in ("before", *STAGES)]
         parts.append(f"{row['data']} " + " → ".join(f"{100 * s:.1f}" for s in steps if s is not None) + " %")
