@@ -59,11 +59,11 @@ def enlivened(net: nn.Sequential, image: tuple[int, ...]) -> nn.Sequential:
     return net.eval()
 
 
-def write_onnx(path: Path) -> None:
-    """The export with its BatchNorm nodes: torch's newer exporter folds them into the convolutions."""
+def export(net: nn.Module, image: tuple[int, ...], path: Path) -> None:
+    """The network with its BatchNorm nodes: torch's newer exporter folds them into the convolutions."""
     torch.onnx.export(
-        seeded(),
-        (torch.randn(1, *IMAGE),),
+        net.eval(),
+        (torch.randn(1, *image),),
         path,
         input_names=["image"],
         output_names=["logits"],
@@ -76,7 +76,7 @@ def write_onnx(path: Path) -> None:
 
 def onnx_file() -> Path:
     """The ONNX file, made once."""
-    return cached("resnet56.onnx", write_onnx)
+    return cached("resnet56.onnx", lambda path: export(seeded(), IMAGE, path))
 
 
 def weights_file() -> Path:

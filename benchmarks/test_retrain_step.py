@@ -22,7 +22,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from benchmarks import nets, resnet18  # noqa: E402
-from benchmarks.resnet56 import enlivened  # noqa: E402
+from benchmarks.resnet56 import enlivened, export  # noqa: E402
 from toolchain.model import Model, load  # noqa: E402
 from toolchain.retrain import from_torch, to_torch  # noqa: E402
 from toolchain.retrain.training import OPTIMISERS  # noqa: E402
@@ -73,22 +73,6 @@ CASES = {
 }
 
 
-def exported(net: nn.Module, image: tuple[int, ...], path: Path) -> Model:
-    """The network with its BatchNorm nodes, as the toolchain reads it."""
-    torch.onnx.export(
-        net.eval(),
-        (torch.randn(1, *image),),
-        path,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_axes={"image": {0: "N"}, "logits": {0: "N"}},
-        training=torch.onnx.TrainingMode.PRESERVE,
-        do_constant_folding=False,
-        dynamo=False,
-    )
-    return load(path)
-
-
 def stepper(net: nn.Module, images: Any, labels: Any) -> Callable[[], float]:
     """One step of a network in training; returns the loss."""
     groups = [{"params": list(net.train().requires_grad_(True).parameters()), "weight_decay": 0.0}]
@@ -132,7 +116,8 @@ def test_a_training_step(benchmark: Any, name: str, tmp_path: Path) -> None:
     images = torch.from_numpy(np.random.default_rng(1).standard_normal((case.batch, *case.image)).astype(np.float32))
     labels = torch.arange(case.batch) % case.classes
     net = case.make()
-    model = exported(net, case.image, tmp_path / "net.onnx")
+    export(net, case.image, tmp_path / "net.onnx")
+    model = load(tmp_path / "net.onnx")
     check_equal(case, net, model, images, labels)
     theirs, mine = stepper(case.make(), images, labels), stepper(to_torch(model), images, labels)
     for _ in range(WARMUP):
