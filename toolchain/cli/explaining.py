@@ -18,6 +18,7 @@ from toolchain.cli.options import (
     SHAPE,
     STEPS,
     THREADS,
+    out_folder,
     parse_shapes,
     progress,
 )
@@ -44,14 +45,7 @@ from toolchain.errors import UsageError
     help="Classes to show, by name or number; sorted and class-curves are about the first. [default: all, 8 at most]",
 )
 @click.option("--orders", default=5, show_default=True, help="Random orders of the prune curve.")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("explain-out"),
-    show_default=True,
-    help="Folder of the results.",
-)
+@out_folder("explain-out")
 @STEPS
 @SAMPLES
 @MEMORY

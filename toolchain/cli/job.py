@@ -31,6 +31,7 @@ from toolchain.cli.options import (
     TARGET,
     TEACHER,
     THREADS,
+    out_folder,
     parse_shapes,
     progress,
 )
@@ -53,14 +54,7 @@ from toolchain.errors import GateFailed
     "no others are used to choose.",
 )
 @BUDGET
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("jettison-out"),
-    show_default=True,
-    help="Folder of the results.",
-)
+@out_folder("jettison-out")
 @CRITERION
 @ALIGN
 @KEEP
@@ -105,14 +99,7 @@ def compress(
 
 
 @cli.command()
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("demo-out"),
-    show_default=True,
-    help="Folder of the results.",
-)
+@out_folder("demo-out")
 @click.option("--budget", default="params<=30%", show_default=True)
 @FORCE
 @click.pass_context

@@ -100,6 +100,14 @@ MEMORY = click.option(
 )
 
 
+def out_folder(name: str) -> Callable[[Any], Any]:
+    """The option -o of a command that writes several files, and the folder it writes to without."""
+    return click.option(
+        "-o", "--out", type=click.Path(path_type=Path), default=Path(name), show_default=True,
+        help="Folder of the results.",
+    )  # fmt: skip
+
+
 def parse_shapes(shapes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """'x:1,3,224,224' -> {"x": (1, 3, 224, 224)}; raises UsageError for anything else."""
     found = {}

@@ -26,6 +26,7 @@ from toolchain.cli.options import (
     STEPS,
     TARGET,
     THREADS,
+    out_folder,
     parse_cuts,
     parse_shapes,
     progress,
@@ -402,14 +403,7 @@ def verify(
 @MODEL
 @click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
 @click.option("--data", type=click.Path(path_type=Path), help="Samples to check on; seeded noise without.")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("jettison-out"),
-    show_default=True,
-    help="Folder of the files.",
-)
+@out_folder("jettison-out")
 @PIXELS
 @SHAPE
 @SEED

@@ -29,6 +29,7 @@ from toolchain.cli.options import (
     TARGET,
     TEACHER,
     THREADS,
+    out_folder,
     parse_shapes,
     progress,
 )
@@ -48,14 +49,7 @@ from toolchain.errors import GateFailed, UsageError
     help="Shares that stay; 10,20,…,90% fills in the steps.",
 )
 @click.option("--quantity", type=click.Choice(["params", "macs"]), default="params", show_default=True, help="Of what.")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("sweep-out"),
-    show_default=True,
-    help="Folder of the results.",
-)
+@out_folder("sweep-out")
 @click.option("--keep-files", is_flag=True, help="Keep the networks of all points, in DIR/points.")
 @CRITERION
 @ALIGN
