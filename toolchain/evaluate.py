@@ -42,11 +42,16 @@ def answers(model: Model, samples: Samples, threads: int = 1) -> Iterator[list[N
         yield [y[:n] for y in run(runner, part)]
 
 
+def classes(model: Model, samples: Samples, threads: int = 1) -> NDArray[np.int64]:
+    """The place of the largest entry of the first output, [n]."""
+    chosen = [y.reshape(len(y), -1).argmax(axis=1) for y, *_ in answers(model, samples, threads)]
+    return np.concatenate(chosen)
+
+
 def evaluate(model: Model, samples: Samples, threads: int = 1) -> Accuracy:
     """Classify the samples in onnxruntime; they must have labels."""
     assert samples.labels is not None
-    chosen = [y.reshape(len(y), -1).argmax(axis=1) for y, *_ in answers(model, samples, threads)]
-    right = np.concatenate(chosen) == samples.labels
+    right = classes(model, samples, threads) == samples.labels
     per_class = {
         int(k): (int((samples.labels == k).sum()), int(right[samples.labels == k].sum()))
         for k in np.unique(samples.labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from toolchain.data import Samples
-from toolchain.evaluate import Accuracy, answers, deviation, evaluate
+from toolchain.evaluate import Accuracy, classes, deviation, evaluate
 from toolchain.model import Model
 
 STAGES = ("after_prune", "after_recover", "after_retrain")
@@ -27,10 +27,7 @@ class Scorer:
 
     def accuracy(self, model: Model, samples: Samples) -> Accuracy:
         """Of a network on labelled samples."""
-        seen = self.known.setdefault(model, {})
-        if id(samples) not in seen:
-            seen[id(samples)] = evaluate(model, samples, self.threads)
-        return seen[id(samples)]
+        return self.once(model, samples, lambda: evaluate(model, samples, self.threads))
 
     def accuracies(self, stages: Mapping[str, Model]) -> list[dict[str, Any]]:
         """One row for each labelled set: before, and after each stage that there was."""
@@ -50,9 +47,13 @@ class Scorer:
 
     def deviation(self, model: Model, samples: Samples) -> float:
         """Of a network's answers from the original's."""
+        return self.once(model, samples, lambda: deviation(self.dense, model, samples, self.threads))
+
+    def once(self, model: Model, samples: Samples, look: Callable[[], Any]) -> Any:
+        """What was found when a network was first looked at on a set."""
         seen = self.known.setdefault(model, {})
         if id(samples) not in seen:
-            seen[id(samples)] = deviation(self.dense, model, samples, self.threads)
+            seen[id(samples)] = look()
         return seen[id(samples)]
 
 
@@ -83,5 +84,4 @@ def own_or_given_labels(
         return np.zeros(0, np.int64), "none"
     if samples.labels is not None:
         return samples.labels, "given"
-    chosen = [y.reshape(len(y), -1).argmax(axis=1) for y, *_ in answers(model, samples, threads)]
-    return np.concatenate(chosen), "the model's own answers"
+    return classes(model, samples, threads), "the model's own answers"
