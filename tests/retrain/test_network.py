@@ -11,11 +11,11 @@ from toolchain.compress.groups import analyse
 from toolchain.compress.surgery import mask
 from toolchain.errors import Unsupported, UsageError
 from toolchain.model import Model
-from toolchain.retrain import from_torch, to_torch
 from toolchain.session import run, session
 
 torch = pytest.importorskip("torch", reason="torch is what is tested")
 
+from toolchain.retrain import from_torch, to_torch  # noqa: E402
 from toolchain.retrain.network import name_of  # noqa: E402
 
 ROUNDING = 1e-5  # of the largest output

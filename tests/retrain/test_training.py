@@ -21,10 +21,10 @@ from toolchain.data import Samples
 from toolchain.errors import BadInput, JettisonError, Unsupported, UsageError
 from toolchain.evaluate import answers, deviation, evaluate
 from toolchain.model import Model
-from toolchain.retrain import Recipe, retrain
 
 torch = pytest.importorskip("torch", reason="torch trains")
 
+from toolchain.retrain import Recipe, retrain  # noqa: E402
 from toolchain.retrain import checkpoint as on_disk  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
