@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from toolchain.emit.tflite import to_tflite
 from toolchain.errors import RunnerFailed
-from toolchain.files import write_atomic
 from toolchain.model import Model
 from toolchain.session import run, session
 
@@ -62,8 +61,7 @@ def check(
 
 def write_and_check_tflite(model: Model, path: Path, x: NDArray[Any] | Arrays, threads: int = 1) -> EmissionCheck:
     """Emit a TFLite file, replacing one that is there, and compare it with the model."""
-    data = to_tflite(model).data
-    write_atomic(path, lambda file: file.write(data))
+    to_tflite(model).write(path)
     return check(model, path, x, threads)
 
 
