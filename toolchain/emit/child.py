@@ -1,7 +1,7 @@
 """Runs a TFLite file on the LiteRT runtime, in a process of its own: a malformed file can take the runtime down.
 
-child.py MODEL FEEDS.npz OUTPUTS.npz THREADS. Arrays are in ONNX's axes; the file's metadata says how it permutes them.
-The script imports nothing of the toolchain, so that it starts in a fraction of a second.
+child.py MODEL FEEDS.npz OUTPUTS.npz THREADS RESOLVER. Arrays are in ONNX's axes; the file's metadata says how it
+permutes them. The script imports nothing of the toolchain, so that it starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -72,4 +72,4 @@ def decoded(y: Any, detail: dict[str, Any]) -> Any:
 if __name__ == "__main__":
     with np.load(sys.argv[2]) as stored:
         given = {k.removeprefix("x."): stored[k] for k in stored.files}
-    np.savez(sys.argv[3], **{f"y.{k}": y for k, y in run(sys.argv[1], given, int(sys.argv[4])).items()})
+    np.savez(sys.argv[3], **{f"y.{k}": y for k, y in run(sys.argv[1], given, int(sys.argv[4]), sys.argv[5]).items()})

@@ -85,8 +85,12 @@ def onnx_file_outputs(path: Path, feeds: Arrays, threads: int = 1) -> dict[str, 
     return onnx_outputs(load(path), feeds, threads)
 
 
-def lite_outputs(path: Path, feeds: Arrays, threads: int = 1, timeout: float = 600) -> dict[str, NDArray[Any]]:
+def lite_outputs(
+    path: Path, feeds: Arrays, threads: int = 1, timeout: float = 600, resolver: str = "BUILTIN"
+) -> dict[str, NDArray[Any]]:
     """What LiteRT computes in a child process: outputs by name, in ONNX's axes; any number of samples.
+
+    resolver  BUILTIN runs XNNPACK, BUILTIN_REF the reference kernels
 
     Raises RunnerFailed if the runtime refuses the file, crashes or does not come back.
     """
@@ -94,7 +98,7 @@ def lite_outputs(path: Path, feeds: Arrays, threads: int = 1, timeout: float = 6
         given, found = Path(folder, "feeds.npz"), Path(folder, "outputs.npz")
         arrays: dict[str, Any] = {f"x.{k}": v for k, v in feeds.items()}
         np.savez(given, **arrays)
-        command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads)]
+        command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads), resolver]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
