@@ -434,6 +434,17 @@ def test_a_normalisation_is_not_folded_where_something_else_reads_its_input(tmp_
     assert gap(run(str(written(lite, tmp_path)), x), onnx_outputs(model, x)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("read_twice", [False, True])
+def test_maps_made_by_a_dense_layer_do_not_move(read_twice: bool, tmp_path: Path) -> None:
+    net = Net((7,))
+    a = net.op("Relu", net.op("Gemm", "x", weights(7, 60), weights(60)))
+    b = net.op("Conv", net.op("Reshape", a, ints(-1, 5, 3, 4)), scaled(6, 5, 3, 3), weights(6), pads=[1, 1, 1, 1])
+    model = net.model(tmp_path, *((b, net.op("Exp", a)) if read_twice else (b,)))
+    lite, x = to_tflite(model), samples(model)
+    assert ("TRANSPOSE" in codes(lite)) is read_twice
+    assert gap(run(str(written(lite, tmp_path)), x), onnx_outputs(model, x)) <= TOLERANCE
+
+
 def test_a_file_is_little_larger_than_its_weights(residual: Model) -> None:
     weight = sum(v.const_value.nbytes for v in residual.graph.initializers.values() if v.const_value is not None)
     assert len(to_tflite(residual).data) <= 1.02 * weight + 16 * 1024

@@ -271,10 +271,27 @@ class Writer:
                 perm, layout_now = [there.index(a) for a in wanted], Layout(tuple(wanted), orders)
             else:
                 perm, layout_now = [view.layout.axes.index(a) for a in layout.axes], layout
-            view = self.op("TRANSPOSE", view, np.array(perm, np.int32), layout=layout_now)
+            folded = self.rows_permuted(view, perm, layout_now)
+            view = folded or self.op("TRANSPOSE", view, np.array(perm, np.int32), layout=layout_now)
         view = self.reshaped(view, view.dims, layout)
         self.copies[source.tensor].append((source, view))
         return view
+
+    def rows_permuted(self, view: View, perm: list[int], layout: Layout) -> View | None:
+        """A transposed reshape of a dense layer, moved into the layer's rows; None where something else reads either.
+
+        A decoder's first maps are made by a dense layer: nothing has to move between them and a convolution.
+        """
+        shaped = view.tensor.producer
+        made = shaped.inputs[0].producer if shaped is not None and shaped.code == "RESHAPE" else None
+        if made is None or made.code != "FULLY_CONNECTED" or math.prod(made.output.shape[:-1]) != 1:
+            return None
+        if not self.is_private(view.tensor) or not self.is_private(made.output, readers=1):
+            return None
+        places = np.arange(made.output.shape[-1]).reshape(view.tensor.shape).transpose(perm).ravel()
+        x, *parameters = made.inputs
+        made.inputs = [x, *(replace(t, array=t.array[places]) for t in parameters if t.array is not None)]
+        return self.reshaped(View(made.output, view.dims, view.layout), view.dims, layout)
 
     def reordered(self, view: View, axis: int, order: tuple[int, ...] | None) -> View:
         """The same value with its positions along an axis in another order."""
@@ -359,10 +376,10 @@ class Writer:
         return x, settings
 
     # ---- folding ---------------------------------------------------------------------------------------------------
-    def is_private(self, tensor: Tensor) -> bool:
-        """Whether only the node at hand reads it."""
+    def is_private(self, tensor: Tensor, readers: int = 0) -> bool:
+        """Whether only the node at hand reads it, beside the ops that are counted."""
         alone = all(len(v.uses()) == 1 and not v.is_graph_output() for v in tensor.values)
-        return tensor.readers == 0 and bool(tensor.values) and alone
+        return tensor.readers == readers and bool(tensor.values) and alone
 
     def activation(self, node: ir.Node, kind: str) -> None:
         """RELU or RELU6, inside the op that makes its input where nothing else reads that."""
