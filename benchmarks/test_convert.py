@@ -1,8 +1,10 @@
-"""Float32 TFLite from ONNX, a cold process each: time, peak memory and file size, beside onnx2tf where it is set up.
+"""Float32 TFLite from ONNX, a cold process each: time, peak memory and file size, beside converters that are set up.
 
-    pytest benchmarks/test_convert.py [JETTISON_ONNX2TF=its python, in an environment with onnx2tf==1.29.24]
+    [JETTISON_ONNX2TF=PYTHON] [JETTISON_LITERT_TORCH=PYTHON] pytest benchmarks/test_convert.py
 
-Ours runs five times and the rival once, in the middle: it takes minutes for what takes us a tenth of a second.
+PYTHON is that of an environment with onnx2tf==1.29.24, or with litert-torch==0.10.0, which takes no ONNX: it is given
+torch.export's program of the same network. Ours runs five times and a rival once, before it: it takes seconds to
+minutes for what takes us a tenth of a second.
 Speed is reported, not asserted; asserted is that both files answer as onnxruntime does.
 """
 
@@ -24,7 +26,8 @@ from toolchain.emit import check
 from toolchain.model import load
 
 ROUNDS = 5
-RIVAL = os.environ.get("JETTISON_ONNX2TF")
+RIVALS = {"onnx2tf": os.environ.get("JETTISON_ONNX2TF"), "litert_torch": os.environ.get("JETTISON_LITERT_TORCH")}
+COMPARED = ("seconds", "peak_rss_bytes", "file_bytes", "error", "moves")
 
 
 @pytest.mark.timeout(1800)
@@ -36,7 +39,7 @@ def test_convert(benchmark: Any, name: str, tmp_path: Path) -> None:
     ours = lambda: runs.append(cold(("-m", "benchmarks.convert", source, made)))
     ours()
     runs.clear()
-    theirs = rival(source, tmp_path) if RIVAL else {}
+    theirs = {tool: rival(tool, python, source, tmp_path) for tool, python in RIVALS.items() if python}
     benchmark.pedantic(ours, rounds=ROUNDS)
     model = load(source)
     x = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
@@ -51,21 +54,35 @@ def test_convert(benchmark: Any, name: str, tmp_path: Path) -> None:
         "peak_rss_bytes": statistics.median(r.peak_rss_bytes for r in runs),
     }
     facts["peak_rss_per_file"] = facts["peak_rss_bytes"] / found.bytes
-    if theirs:
-        assert theirs["status"] == "converted", theirs
-        facts |= {f"onnx2tf_{k}": theirs.get(k) for k in ("seconds", "peak_rss_bytes", "file_bytes", "error", "moves")}
-        facts |= {f"ratio_{k}": theirs[k] / facts[k] for k in ("seconds", "peak_rss_bytes")}
+    for tool, row in theirs.items():
+        assert row["status"] == "converted", row
+        facts |= {f"{tool}_{k}": row[k] for k in COMPARED}
+        facts |= {f"{tool}_{k}_ratio": row[k] / facts[k] for k in ("seconds", "peak_rss_bytes")}
     benchmark.extra_info.update(facts)
     print("\n" + name + " " + ", ".join(f"{k} {v:.3g}" for k, v in facts.items()))
 
 
-def rival(source: Path, folder: Path) -> dict[str, Any]:
-    """What benchmarks.rivals.onnx2tf_case says of the network, in the rival's environment."""
-    link = folder / source.name
-    link.symlink_to(source)
+def rival(tool: str, python: str, source: Path, folder: Path) -> dict[str, Any]:
+    """What benchmarks.rivals.TOOL_case says of the network, in the rival's environment."""
+    given = folder / source.name
+    if tool == "litert_torch":
+        given = program(source, folder)
+    elif not given.exists():
+        given.symlink_to(source)
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
-    np.savez(link.with_suffix(".npz"), p0_x0=x)
-    command = [str(RIVAL), "-m", "benchmarks.rivals.onnx2tf_case", str(link)]
+    np.savez(given.with_suffix(".npz"), p0_x0=x)
+    command = [python, "-m", f"benchmarks.rivals.{tool}_case", str(given)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def program(source: Path, folder: Path) -> Path:
+    """torch.export's program of the network."""
+    torch = pytest.importorskip("torch", reason="litert-torch starts from a torch program")
+    from toolchain.retrain import to_torch
+
+    made = torch.export.export(to_torch(load(source)).eval(), (torch.zeros(1, 3, 224, 224),))
+    path = folder / f"{source.stem}.pt2"
+    torch.export.save(made, path)
+    return path
