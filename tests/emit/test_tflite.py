@@ -610,8 +610,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
         one("ConvTranspose", IMAGE, weights(6, 5, 3, 3), strides=[2, 2], output_shape=[18, 20]),
         "ConvTranspose 'convtranspose0': has an output_shape",
     ),
-    "reflect": (one("Pad", IMAGE, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), "Pad 'pad0': pads with a mode"),
-    "crop": (one("Pad", IMAGE, ints(0, 0, -1, 1, 0, 0, 0, 0)), "Pad 'pad0': pads with a mode"),
     "vector": (one("MatMul", (7,), weights(7)), "MatMul 'matmul0': has a vector operand"),
     "table": (one("Gather", IMAGE, np.array([[0, 1]]), axis=1), "Gather 'gather0': picks"),
     "max of three": (one("Max", IMAGE, weights(6, 1, 1), IMAGE), "Max 'max0': compares 3 values"),

@@ -38,9 +38,11 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), "ReducerOptions"),
     "BATCH_MATMUL": "BatchMatMulOptions",
     "PADV2": "PadV2Options",
+    "CONV_3D": "Conv3DOptions",
+    "CONV_3D_TRANSPOSE": "Conv3DOptions",
 }
 IN_PLACE = {"ADD", "SUB", "MUL", "DIV", "SOFTMAX"}  # ops whose result LiteRT may put where their input was
-ENUMS = {"padding": "Padding", ACTIVATION: "ActivationFunctionType"}
+ENUMS = {"padding": "Padding", "mode": "MirrorPadMode", ACTIVATION: "ActivationFunctionType"}
 
 
 @dataclass(frozen=True)
@@ -166,12 +168,16 @@ def version(operation: Operation) -> int:
         return 5
     if code == "TRANSPOSE_CONV":
         return 3  # a bias
+    if code == "BROADCAST_TO":
+        return 2
+    if code.startswith("RESIZE") and (options.get("halfPixelCenters") or (options["alignCorners"] and "NEAR" in code)):
+        return 3
     if code == "TRANSPOSE" and rank > 4:
         return {5: 4, 6: 6}.get(rank, 8)
     if code in ("MAXIMUM", "MINIMUM", "SUB", "DIV") and broadcasts and rank > 4:
         return 2 if code == "DIV" else 3
     if rank > 4:
-        return {"PAD": 4, "PADV2": 4, "SLICE": 5}.get(code, 1)
+        return {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4}.get(code, 1)
     return 1
 
 

@@ -26,6 +26,7 @@ ACTIVATION = "fusedActivationFunction"
 CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # of the weights, for ops with a bias
 FUSES = {*CHANNEL_AXIS, "ADD", "SUB", "MUL", "DIV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
 KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
+MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
 FILE_TYPES = {
     **{ir.DataType.FLOAT: np.float32, ir.DataType.BOOL: np.bool_, ir.DataType.INT64: np.int32},
     **{ir.DataType.INT32: np.int32, ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8},
@@ -176,12 +177,15 @@ class Writer:
         """An elementwise op of two inputs, in the layout of the larger one that is computed."""
         y = self.dims(node.outputs[0])
         computed = [v for v in node.inputs if constant(v) is None]
-        leader = self.input(max(computed, key=lambda v: math.prod(self.dims(v))))
-        layout = leader.layout.lifted(len(y) - len(leader.dims))
-        front = [a for a in range(len(y)) if a not in layout.axes]
-        layout = Layout((*front, *layout.axes), layout.orders)
+        layout = self.lifted(self.input(max(computed, key=lambda v: math.prod(self.dims(v)))), len(y))
         operands = [self.broadcast(v, layout, len(y)) for v in node.inputs]
         self.give(node.outputs[0], self.op(code, *operands, dims=y, layout=layout))
+
+    def lifted(self, view: View, rank: int) -> Layout:
+        """The layout of a view with unit axes in front up to `rank`."""
+        layout = view.layout.lifted(rank - len(view.dims))
+        front = [a for a in range(rank) if a not in layout.axes]
+        return Layout((*front, *layout.axes), layout.orders)
 
     def broadcast(self, value: ir.Value | None, layout: Layout, rank: int) -> View:
         """A value with unit axes in front up to `rank`, in a layout of that rank."""
@@ -242,14 +246,71 @@ class Writer:
         places = positions if here is None else np.argsort(here)[positions]
         return self.gathered(view, axis, places, None)
 
+    def taken(self, view: View, picks: dict[int, NDArray[Any]]) -> View:
+        """ONNX positions along axes: one SLICE or STRIDED_SLICE for all that step forward, a GATHER for each other."""
+        stepped: dict[int, range] = {}
+        for axis, positions in picks.items():
+            steps = forward(positions)
+            if steps is None or axis in view.layout.orders or len(view.layout.axes) > MOST_SLICED:
+                view = self.picked(view, axis, positions)
+            elif len(steps) < view.dims[axis]:
+                stepped[axis] = steps
+        if not stepped:
+            return view
+        dims = tuple(len(stepped.get(a, range(d))) for a, d in enumerate(view.dims))
+        ranges = [
+            stepped.get(-1 if a is None else a, range(d))
+            for a, d in zip(view.layout.axes, view.tensor.shape, strict=True)
+        ]
+        begin, step = (np.array([getattr(r, k) for r in ranges], np.int32) for k in ("start", "step"))
+        if (step == 1).all():
+            return self.op("SLICE", view, begin, np.array(view.layout.shape(dims), np.int32), dims=dims)
+        end = np.array([r[-1] + 1 for r in ranges], np.int32)
+        masks = dict.fromkeys(("beginMask", "endMask", "ellipsisMask", "newAxisMask", "shrinkAxisMask"), 0)
+        return self.op("STRIDED_SLICE", view, begin, end, step, dims=dims, **masks)
+
     def sliced(self, view: View, axis: int, begin: int, size: int) -> View:
         """`size` positions along an ONNX axis."""
-        if size == view.dims[axis]:
+        return self.taken(view, {axis: np.arange(begin, begin + size)})
+
+    def expanded(self, value: ir.Value | None, dims: Dims) -> View:
+        """A value repeated to these dimensions, by ONNX's rule of broadcasting."""
+        array = constant(value)
+        if array is not None:
+            return View(self.constant(np.broadcast_to(array, dims)), dims, plain(len(dims)))
+        view = self.input(value)
+        layout = self.lifted(view, len(dims))
+        view = self.broadcast(value, layout, len(dims))
+        if view.dims == dims:
             return view
-        dims, start = list(view.dims), [0] * len(view.dims)
-        dims[axis], start[axis] = size, begin
-        corner = np.array([0 if a is None else start[a] for a in view.layout.axes], np.int32)
-        return self.op("SLICE", view, corner, np.array(view.layout.shape(tuple(dims)), np.int32), dims=tuple(dims))
+        return self.op("BROADCAST_TO", view, np.array(layout.shape(dims), np.int32), dims=dims)
+
+    def tiled(self, view: View, repeats: list[int]) -> View:
+        """The value side by side with itself, so often along each ONNX axis."""
+        layout = view.layout
+        for axis, order in view.layout.orders.items():
+            size = len(order)
+            layout = layout.ordered(axis, tuple(o + k * size for k in range(repeats[axis]) for o in order))
+        dims = tuple(d * r for d, r in zip(view.dims, repeats, strict=True))
+        table = np.array([1 if a is None else repeats[a] for a in layout.axes], np.int32)
+        return view if dims == view.dims else self.op("TILE", view, table, dims=dims, layout=layout)
+
+    def multiplied(self, view: View, axis: int, matrix: NDArray[Any]) -> View:
+        """A constant matrix [M, size] times the value along one ONNX axis, wherever the file holds it."""
+        order = view.layout.orders.get(axis)
+        matrix = matrix if order is None else matrix.take(order, axis=1)
+        place, shape = view.layout.place(axis), view.tensor.shape
+        dims = (*view.dims[:axis], len(matrix), *view.dims[axis + 1 :])
+        layout = view.layout.ordered(axis, None)
+        if math.prod(shape[place + 1 :]) == 1:
+            stacked = (math.prod(shape[:place]), shape[place])
+            y = self.fully_connected(self.reshaped(view, stacked, plain(2)), matrix, None)
+        else:
+            stacked = (math.prod(shape[:place]), shape[place], math.prod(shape[place + 1 :]))
+            x = self.reshaped(view, stacked, plain(3))
+            sizes = (stacked[0], len(matrix), stacked[2])
+            y = self.op("BATCH_MATMUL", matrix.astype(np.float32)[None], x, dims=sizes, adjX=False, adjY=False)
+        return self.reshaped(y, dims, layout)
 
     # ---- layouts ---------------------------------------------------------------------------------------------------
     def relaid(self, view: View, layout: Layout) -> View:
@@ -343,15 +404,19 @@ class Writer:
         return replace(view, dims=tuple(view.dims[a] for a in perm), layout=view.layout.transposed(perm))
 
     # ---- windows ---------------------------------------------------------------------------------------------------
-    def padded(self, view: View, amounts: list[tuple[int, int]], filler: float = 0.0) -> View:
-        """A value with (begin, end) constants around each ONNX axis."""
+    def padded(self, view: View, amounts: list[tuple[int, int]], filler: float = 0.0, is_mirror: bool = False) -> View:
+        """A value with (begin, end) positions around each ONNX axis: one constant, or mirrored on its two ends."""
         if not any(map(any, amounts)):
             return view
+        for axis in [a for a in view.layout.orders if any(amounts[a])]:
+            view = self.reordered(view, axis, None)
         table = np.array([(0, 0) if a is None else amounts[a] for a in view.layout.axes], np.int32)
         size = tuple(d + b + e for d, (b, e) in zip(view.dims, amounts, strict=True))
+        if is_mirror:
+            return self.op("MIRROR_PAD", view, table, dims=size, mode="REFLECT")
         if filler == 0:
             return self.op("PAD", view, table, dims=size)
-        return self.op("PADV2", view, table, np.array([filler], np.float32), dims=size)
+        return self.op("PADV2", view, table, np.array([filler], view.tensor.dtype), dims=size)
 
     def windowed(self, node: ir.Node, x: View, v: Window, filler: float | None = 0.0) -> tuple[View, dict[str, Any]]:
         """Padding and strides of a window: SAME where it means these pads, else x padded for VALID.
@@ -415,6 +480,13 @@ class Writer:
             return True
         known = (self.is_nonnegative(replace(view, tensor=t)) for t in made.inputs if t.array is None)
         return made.code in KEEPS_SIGN and all(known)
+
+
+def forward(positions: NDArray[Any]) -> range | None:
+    """Positions that go forward by even steps, or None."""
+    step = int(positions[1] - positions[0]) if len(positions) > 1 else 1
+    steps = range(int(positions[0]), int(positions[-1]) + 1, max(step, 1)) if len(positions) else range(0)
+    return steps if len(steps) and np.array_equal(positions, steps) else None
 
 
 def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:

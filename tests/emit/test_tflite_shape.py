@@ -1,0 +1,131 @@
+"""Ops that pick, pad, resample and pool: one row of CASES for each variant of an op."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_tflite import CONV, IMAGE, KERNELS, TOLERANCE, chain, gap, ints, one, samples, weights, written
+
+from toolchain.emit import to_tflite
+from toolchain.emit.child import run
+from toolchain.emit.run import onnx_outputs
+
+VOLUME = (3, 5, 6, 7)
+
+
+def several(shape: tuple[int, ...], kind: str, *rest: Any, out: int, before: Any = (), **attributes: Any) -> Any:
+    """A network whose last node has several outputs, all of them graph outputs."""
+
+    def build() -> Any:
+        net, y = chain(shape, *before)(), "x"
+        if net.nodes:
+            y = net.nodes[-1].output[0]
+        net.op(kind, y, *rest, out=out, **attributes)
+        return net
+
+    return build
+
+
+def resize(
+    shape: tuple[int, ...], mode: str, scales: tuple[float, ...] = (), sizes: Any = None, **settings: Any
+) -> Any:
+    """A Resize by scales of the last axes, or to sizes of all but the batch."""
+    told = None if sizes is not None else np.array([1.0] * (len(shape) + 1 - len(scales)) + list(scales), np.float32)
+    target = None if sizes is None else ints(*sizes)
+    if sizes is not None:
+        settings["axes"] = list(range(1, len(shape) + 1))
+    return one("Resize", shape, None, told, target, mode=mode, **settings)
+
+
+CASES: dict[str, Any] = {
+    "slice": one("Slice", IMAGE, ints(1, 2), ints(5, -1), ints(1, 3)),
+    "slice with steps": one("Slice", IMAGE, ints(1, 0), ints(6, 9), ints(1, 2), ints(2, 3)),
+    "slice backwards": one("Slice", IMAGE, ints(-1, 7), ints(-100, 1), ints(2, 3), ints(-1, -2)),
+    "slice behind a conv": chain(IMAGE, CONV, ("Slice", ints(0, 1), ints(7, 8), ints(1, 2), ints(3, 2))),
+    "slice of a flatten": chain(IMAGE, CONV, ("Flatten",), ("Slice", ints(5), ints(700), ints(1), ints(7))),
+    "slice of rank 6": one("Slice", (2, 3, 2, 3, 4), ints(1, 0), ints(3, 4), ints(2, 5), ints(1, 2)),
+    "slice of rank 5": one("Slice", VOLUME, ints(1, 0), ints(3, 6), ints(2, 3), ints(1, 2)),
+    "slice that takes all": chain(IMAGE, ("Slice", ints(0), ints(99), ints(1)), ("Relu",)),
+    "split": several(IMAGE, "Split", ints(1, 3, 2), out=3, axis=1),
+    "split evenly": several(IMAGE, "Split", out=3, axis=2, num_outputs=3, before=[CONV]),
+    "split a flatten": several(IMAGE, "Split", ints(20, 700), out=2, axis=-1, before=[CONV, ("Flatten",)]),
+    "expand": one("Expand", (6, 1, 10), ints(1, 6, 9, 10)),
+    "expand in front": chain((4, 5), ("Unsqueeze", ints(1)), ("Expand", ints(1, 3, 4, 5))),
+    "expand behind a conv": chain(
+        IMAGE, ("GlobalAveragePool",), ("Conv", CONV[1][:, :, :1, :1]), ("Expand", ints(1, 8, 4, 5))
+    ),
+    "expand nothing": one("Expand", IMAGE, ints(1, 1, 1, 1)),
+    "tile": one("Tile", IMAGE, ints(1, 2, 1, 3)),
+    "tile behind a conv": chain(IMAGE, CONV, ("Tile", ints(1, 2, 1, 3))),
+    "tile a flatten": chain(IMAGE, CONV, ("Flatten",), ("Tile", ints(1, 2)), ("Gemm", weights(1440, 3))),
+    "resize nearest, twice": resize(IMAGE, "nearest", (2, 2)),
+    "resize nearest, floor": resize(
+        IMAGE, "nearest", (2, 2), coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    ),
+    "resize nearest, sizes": resize(IMAGE, "nearest", sizes=(6, 14, 7)),
+    "resize nearest, sizes and ceil": resize(IMAGE, "nearest", sizes=(6, 13, 7), nearest_mode="ceil"),
+    "resize nearest, corners": resize(
+        IMAGE, "nearest", sizes=(6, 13, 17), coordinate_transformation_mode="align_corners"
+    ),
+    "resize nearest, smaller": resize(IMAGE, "nearest", sizes=(6, 4, 5), coordinate_transformation_mode="asymmetric"),
+    "resize nearest, up preferred": resize(IMAGE, "nearest", (1.5, 1.7), nearest_mode="round_prefer_ceil"),
+    "resize nearest of channels": resize(IMAGE, "nearest", (2, 1, 1)),
+    "resize nearest of a signal": resize((4, 11), "nearest", (2,)),
+    "resize nearest of a volume": resize(VOLUME, "nearest", (2, 2, 2)),
+    "resize linear, half pixel": resize(IMAGE, "linear", (2, 2)),
+    "resize linear, sizes": resize(IMAGE, "linear", sizes=(6, 15, 7)),
+    "resize linear, asymmetric": resize(IMAGE, "linear", (2, 3), coordinate_transformation_mode="asymmetric"),
+    "resize linear, corners": resize(IMAGE, "linear", sizes=(6, 17, 5), coordinate_transformation_mode="align_corners"),
+    "resize linear, pytorch": resize(
+        IMAGE, "linear", sizes=(6, 1, 21), coordinate_transformation_mode="pytorch_half_pixel"
+    ),
+    "resize linear, antialias": resize(IMAGE, "linear", sizes=(6, 4, 5), antialias=1),
+    "resize linear of rows": resize(IMAGE, "linear", (2, 1)),
+    "resize linear of channels": resize(IMAGE, "linear", (1.5, 1, 1)),
+    "resize linear of a signal": resize((4, 11), "linear", (2,)),
+    "resize linear of a volume": resize(VOLUME, "linear", (2, 1, 2)),
+    "resize linear, odd scales": resize(IMAGE, "linear", (1.3, 1.7)),
+    "resize linear behind a conv": chain(
+        IMAGE, CONV, ("Resize", None, np.array([1, 1, 2, 2], np.float32), {"mode": "linear"})
+    ),
+    "resize cubic": resize(IMAGE, "cubic", (2, 2)),
+    "resize cubic behind a conv": chain(
+        IMAGE, CONV, ("Resize", None, np.array([1, 1, 2.5, 0.5], np.float32), {"mode": "cubic", "exclude_outside": 1})
+    ),
+    "resize nothing": chain(IMAGE, ("Resize", None, np.ones(4, np.float32), {"mode": "linear"}), ("Relu",)),
+    "depth to space": one("DepthToSpace", (8, 3, 4), blocksize=2),
+    "depth to space CRD": one("DepthToSpace", (12, 3, 4), blocksize=2, mode="CRD"),
+    "depth to space CRD behind a conv": chain(
+        IMAGE, ("Conv", weights(12, 6, 3, 3), weights(12)), ("DepthToSpace", {"blocksize": 2, "mode": "CRD"})
+    ),
+    "space to depth": one("SpaceToDepth", (3, 4, 6), blocksize=2),
+    "space to depth and back": chain(
+        (3, 6, 6),
+        ("SpaceToDepth", {"blocksize": 3}),
+        ("Conv", weights(27, 27, 1, 1)),
+        ("DepthToSpace", {"blocksize": 3}),
+    ),
+    "pad cut": one("Pad", IMAGE, ints(0, 0, -1, 1, 0, -2, 0, -3)),
+    "pad reflect": one("Pad", IMAGE, ints(0, 0, 2, 1, 0, 0, 3, 0), mode="reflect"),
+    "pad reflect behind a conv": chain(IMAGE, CONV, ("Pad", ints(0, 0, 2, 1, 0, 0, 3, 0), {"mode": "reflect"})),
+    "pad reflect and cut": one("Pad", IMAGE, ints(0, 0, -2, 1, 0, 0, 3, -1), mode="reflect"),
+    "pad reflect a flatten": chain(IMAGE, CONV, ("Flatten",), ("Pad", ints(0, 2, 0, 1), {"mode": "reflect"})),
+    "pad edge": one("Pad", IMAGE, ints(0, 1, 2, 1, 0, 0, 3, 0), mode="edge"),
+    "pad edge behind a conv": chain(IMAGE, CONV, ("Pad", ints(0, 0, 2, 1, 0, 0, 3, -1), {"mode": "edge"})),
+    "pad wrap": one("Pad", IMAGE, ints(0, 0, 2, 1, 0, 0, 3, 25), mode="wrap"),
+    "pad a volume": one("Pad", VOLUME, ints(0, 1, 0, 1, 0, 0, 0, 2, 0, 1), np.float32(0.5)),
+    "pad reflect a volume": one("Pad", VOLUME, ints(0, 1, 0, 1, 0, 0, 0, 2, 0, 1), mode="reflect"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_emitted_op_equals_its_source(case: str, tmp_path: Path) -> None:
+    net = CASES[case]()
+    model = net.model(tmp_path, *net.nodes[-1].output)
+    x = samples(model)
+    wanted, path = onnx_outputs(model, x), str(written(to_tflite(model), tmp_path))
+    for kernels in KERNELS:
+        assert gap(run(path, x, resolver=kernels), wanted) <= TOLERANCE, kernels
