@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tflite import CONV, IMAGE, KERNELS, TOLERANCE, chain, gap, ints, one, samples, weights, written
+from test_tflite import CONV, IMAGE, KERNELS, TOLERANCE, chain, gap, ints, norm, one, samples, weights, written
 
 from toolchain.emit import to_tflite
 from toolchain.emit.child import run
@@ -119,6 +119,86 @@ CASES: dict[str, Any] = {
     "pad a volume": one("Pad", VOLUME, ints(0, 1, 0, 1, 0, 0, 0, 2, 0, 1), np.float32(0.5)),
     "pad reflect a volume": one("Pad", VOLUME, ints(0, 1, 0, 1, 0, 0, 0, 2, 0, 1), mode="reflect"),
 }
+
+POOLS: dict[str, Any] = {
+    "maxpool dilated": one("MaxPool", IMAGE, kernel_shape=[2, 3], dilations=[3, 2], strides=[2, 1], pads=[1, 0, 0, 2]),
+    "maxpool dilated and ceil": one(
+        "MaxPool", IMAGE, kernel_shape=[2, 2], dilations=[2, 3], strides=[2, 2], ceil_mode=1
+    ),
+    "maxpool dilated 1-D": one("MaxPool", (4, 11), kernel_shape=[3], dilations=[2], strides=[2]),
+    "maxpool of negative values": chain(
+        IMAGE, ("Abs", {}), ("Neg", {}), ("MaxPool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})
+    ),
+    "maxpool SAME_LOWER": one("MaxPool", IMAGE, kernel_shape=[2, 2], strides=[2, 3], auto_pad="SAME_LOWER"),
+    "maxpool VALID": one("MaxPool", IMAGE, kernel_shape=[2, 3], strides=[2, 3], auto_pad="VALID"),
+    "maxpool ceil and pads": one("MaxPool", IMAGE, kernel_shape=[3, 3], strides=[3, 2], pads=[1] * 4, ceil_mode=1),
+    "maxpool 1-D SAME_UPPER": one("MaxPool", (4, 11), kernel_shape=[4], strides=[3], auto_pad="SAME_UPPER"),
+    "maxpool 3-D": one("MaxPool", VOLUME, kernel_shape=[2, 3, 2], strides=[1, 2, 3], pads=[1, 1, 0, 0, 1, 1]),
+    "maxpool 3-D dilated": one("MaxPool", VOLUME, kernel_shape=[2, 2, 2], dilations=[2, 1, 2]),
+    "averagepool dilated": one("AveragePool", IMAGE, kernel_shape=[2, 3], dilations=[3, 2], pads=[1, 0, 0, 2]),
+    "averagepool dilated counting pads": one(
+        "AveragePool", IMAGE, kernel_shape=[2, 3], dilations=[3, 2], strides=[2, 2], pads=[1] * 4, count_include_pad=1
+    ),
+    "averagepool uneven, counting pads": one(
+        "AveragePool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 0, 0, 2], count_include_pad=1
+    ),
+    "averagepool SAME_LOWER": one("AveragePool", IMAGE, kernel_shape=[2, 2], auto_pad="SAME_LOWER"),
+    "averagepool SAME_LOWER, counting pads": one(
+        "AveragePool", IMAGE, kernel_shape=[2, 2], auto_pad="SAME_LOWER", count_include_pad=1
+    ),
+    "averagepool 3-D": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[1, 2, 3]),
+    "averagepool 3-D padded": one("AveragePool", VOLUME, kernel_shape=[3, 3, 3], strides=[2, 1, 2], pads=[1] * 6),
+    "averagepool 3-D ceil": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[2, 2, 3], ceil_mode=1),
+    "lppool": one("LpPool", IMAGE, kernel_shape=[2, 3], strides=[2, 2]),
+    "lppool 1": one("LpPool", IMAGE, kernel_shape=[3, 3], p=1, pads=[1, 1, 1, 1]),
+    "lppool 3": one("LpPool", IMAGE, kernel_shape=[3, 3], p=3, pads=[1, 0, 0, 1], strides=[2, 1]),
+    "lppool 1-D": one("LpPool", (4, 11), kernel_shape=[3]),
+    "lppool ceil": one("LpPool", IMAGE, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1),
+    "conv 3-D": one("Conv", VOLUME, weights(4, 3, 2, 3, 2), weights(4), pads=[1, 1, 0, 0, 1, 1]),
+    "conv 3-D strided": one("Conv", VOLUME, weights(4, 3, 3, 3, 3), strides=[2, 1, 2], auto_pad="SAME_UPPER"),
+    "conv 3-D dilated": one("Conv", VOLUME, weights(4, 3, 2, 2, 2), dilations=[2, 3, 1]),
+    "conv 3-D in groups": one("Conv", (4, 5, 6, 7), weights(6, 2, 2, 2, 2), weights(6), group=2),
+    "conv 3-D, norm, relu": chain(
+        VOLUME, ("Conv", weights(6, 3, 2, 2, 2)), ("BatchNormalization", *norm(6)), ("Relu",), ("GlobalAveragePool",)
+    ),
+    "transposed conv SAME": one("ConvTranspose", IMAGE, weights(6, 5, 4, 4), weights(5), strides=[2, 2], pads=[1] * 4),
+    "transposed conv SAME_LOWER": one(
+        "ConvTranspose", IMAGE, weights(6, 5, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"
+    ),
+    "transposed conv VALID": one("ConvTranspose", IMAGE, weights(6, 5, 3, 3), strides=[2, 2], auto_pad="VALID"),
+    "transposed conv, output_shape": one(
+        "ConvTranspose", IMAGE, weights(6, 5, 3, 3), strides=[2, 2], output_shape=[18, 20]
+    ),
+    "transposed conv, output_shape and padding": one(
+        "ConvTranspose", IMAGE, weights(6, 5, 3, 3), strides=[2, 2], output_shape=[17, 16], output_padding=[1, 1]
+    ),
+    "transposed conv, larger output_shape": one(
+        "ConvTranspose", IMAGE, weights(6, 5, 2, 2), weights(5), strides=[3, 3], output_shape=[28, 30]
+    ),
+    "transposed conv and norm": chain(
+        IMAGE,
+        ("ConvTranspose", weights(6, 5, 3, 3), weights(5), {"strides": [2, 2], "pads": [1] * 4}),
+        ("BatchNormalization", *norm(5)),
+        ("Relu",),
+    ),
+    "transposed conv SAME and norm": chain(
+        IMAGE,
+        ("ConvTranspose", weights(6, 5, 4, 4), {"strides": [2, 2], "pads": [1] * 4}),
+        ("BatchNormalization", *norm(5)),
+        ("Relu",),
+    ),
+    "transposed conv 1-D in groups": one(
+        "ConvTranspose", (4, 7), weights(4, 3, 3), weights(6), group=2, strides=[2], pads=[0, 1], output_padding=[1]
+    ),
+    "transposed conv 1-D dilated": one(
+        "ConvTranspose", (4, 7), weights(4, 3, 3), strides=[2], dilations=[2], pads=[2, 1]
+    ),
+    "transposed conv 3-D": one("ConvTranspose", VOLUME, weights(3, 2, 2, 3, 2), weights(2), strides=[2, 1, 2]),
+    "transposed conv 3-D, pads": one(
+        "ConvTranspose", VOLUME, weights(3, 2, 3, 3, 3), strides=[2, 2, 2], pads=[1] * 6, output_padding=[1, 1, 1]
+    ),
+}
+CASES |= POOLS
 
 
 @pytest.mark.parametrize("case", CASES)

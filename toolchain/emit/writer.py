@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -17,14 +18,30 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from toolchain.emit.layout import Dims, Layout, image, plain, reshaped
+from toolchain.emit.layout import Dims, Layout, channels_last, image, plain, reshaped
 from toolchain.errors import Unsupported
-from toolchain.ops.pooling import Window, planar
+from toolchain.ops.pooling import Window, borders, planar
 from toolchain.ops.table import constant, dims, find, where
 
 ACTIVATION = "fusedActivationFunction"
-CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # of the weights, for ops with a bias
-FUSES = {*CHANNEL_AXIS, "ADD", "SUB", "MUL", "DIV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
+CHANNEL_AXIS = {  # of the weights, which the input and a bias surround
+    **{"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "CONV_3D": 4, "FULLY_CONNECTED": 0},
+    **{"TRANSPOSE_CONV": 0, "CONV_3D_TRANSPOSE": 3},
+}
+STRIDES = ("strideD", "strideH", "strideW")
+DILATIONS = ("dilationDFactor", "dilationHFactor", "dilationWFactor")
+FUSES = {
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "CONV_3D",
+    "FULLY_CONNECTED",
+    "ADD",
+    "SUB",
+    "MUL",
+    "DIV",
+    "MAX_POOL_2D",
+    "AVERAGE_POOL_2D",
+}
 KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
 MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
 FILE_TYPES = {
@@ -123,10 +140,10 @@ class Writer:
         return self.views[value] if layout is None else self.relaid(self.views[value], layout)
 
     def image(self, node: ir.Node) -> View:
-        """Input 0 as an image [N, H, W, C]; a signal [N, C, L] gets the height 1."""
+        """Input 0 channels last, as an image [N, H, W, C] or a volume; a signal [N, C, L] gets the height 1."""
         rank = len(self.dims(node.inputs[0]))
-        if rank not in (3, 4):
-            self.refuse(node, f"has {rank - 2} spatial axes", "Only 1-D and 2-D windows exist in TFLite")
+        if rank not in (3, 4, 5):
+            self.refuse(node, f"has {rank - 2} spatial axes", "TFLite's windows have 1 to 3")
         return self.input(node.inputs[0], image(rank))
 
     def parameter(self, node: ir.Node, i: int) -> NDArray[Any] | None:
@@ -418,27 +435,49 @@ class Writer:
             return self.op("PAD", view, table, dims=size)
         return self.op("PADV2", view, table, np.array([filler], view.tensor.dtype), dims=size)
 
-    def windowed(self, node: ir.Node, x: View, v: Window, filler: float | None = 0.0) -> tuple[View, dict[str, Any]]:
+    def windowed(
+        self, node: ir.Node, x: View, v: Window, sizes: Sequence[int], filler: float | None = 0.0
+    ) -> tuple[View, dict[str, Any]]:
         """Padding and strides of a window: SAME where it means these pads, else x padded for VALID.
 
+        sizes   space of the result
         filler  value of padded places; None where SAME would not count them but the node does
         """
-        before: list[int] = []
-        after: list[int] = []
-        is_same = filler is not None
-        for i, (size, out) in enumerate(zip(x.dims[2:], self.dims(node.outputs[0])[2:], strict=True)):
-            extent, begin = (v.kernel[i] - 1) * v.dilations[i] + 1, v.pads[i]
-            end = max((out - 1) * v.strides[i] + extent - size - begin, 0)
-            total = max((-(-size // v.strides[i]) - 1) * v.strides[i] + extent - size, 0)
-            is_same &= (out, begin, end) == (-(-size // v.strides[i]), total // 2, total - total // 2)
-            before, after = [*before, begin], [*after, end]
-        if min(before) < 0:
+        if min(v.pads) < 0:
             self.refuse(node, f"has negative pads {v.pads}", "Crop with a Slice before it")
-        settings = {"padding": "SAME" if is_same and any(before + after) else "VALID"}
-        settings |= dict(zip(("strideH", "strideW"), planar(v.strides), strict=True))
+        around, is_same = borders(v, x.dims[2:], sizes), filler is not None
+        for size, out, stride, (begin, end) in zip(x.dims[2:], sizes, v.strides, around, strict=True):
+            is_same &= out == -(-size // stride) and end - begin in (0, 1)
+        settings: dict[str, Any] = {"padding": "SAME" if is_same and any(map(any, around)) else "VALID"}
+        settings |= self.strides(v)
         if settings["padding"] == "VALID":
-            x = self.padded(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], filler or 0.0)
+            x = self.padded(x, [(0, 0), (0, 0), *around], filler or 0.0)
         return x, settings
+
+    def strides(self, v: Window) -> dict[str, int]:
+        """Strides by the file's names."""
+        return dict(zip(STRIDES[-max(len(v.strides), 2) :], planar(v.strides), strict=True))
+
+    def convolved(
+        self,
+        node: ir.Node,
+        x: View,
+        code: str,
+        filters: Tensor | NDArray[Any],
+        bias: NDArray[Any],
+        v: Window,
+        sizes: Sequence[int],
+    ) -> View:
+        """A convolution of one group or of one for each channel, with filters as the file wants them."""
+        x, settings = self.windowed(node, x, v, sizes)
+        settings |= dict(zip(DILATIONS[-max(len(v.dilations), 2) :], planar(v.dilations), strict=True))
+        if code == "DEPTHWISE_CONV_2D":
+            settings["depthMultiplier"] = len(bias) // x.dims[1]
+        return self.op(code, x, filters, bias, dims=(x.dims[0], len(bias), *sizes), **settings)
+
+    def restacked(self, view: View, dims: Dims) -> View:
+        """An image or a volume, channels last, as another one of the same bytes."""
+        return self.reshaped(view, dims, channels_last(len(dims)))
 
     # ---- folding ---------------------------------------------------------------------------------------------------
     def is_private(self, tensor: Tensor, readers: int = 0) -> bool:
@@ -459,7 +498,7 @@ class Writer:
     def affine(self, x: ir.Value | None, scale: NDArray[Any] | None, shift: NDArray[Any]) -> View:
         """scale·x + shift, both broadcasting to x; inside the weights that make x, if nothing else reads it."""
         view = self.input(x)
-        made = view.tensor.producer
+        made = self.uncut(view.tensor)
         lifted = [None if p is None else p.reshape((1,) * (len(view.dims) - p.ndim) + p.shape) for p in (scale, shift)]
         factor, term = [None if p is None else view.layout.arranged(p) for p in lifted]
         assert term is not None
@@ -470,6 +509,13 @@ class Writer:
         if factor is not None:
             view = self.op("MUL", view, factor)
         return self.op("ADD", view, term)
+
+    def uncut(self, tensor: Tensor) -> Operation | None:
+        """What makes a value, before its border was cut off: a factor for each channel may go there."""
+        made = tensor.producer
+        if made is None or made.code != "SLICE" or made.output.shape[-1] != made.inputs[0].shape[-1]:
+            return made
+        return self.uncut(made.inputs[0]) if made.inputs[0].readers == 1 and not made.inputs[0].values else made
 
     def is_nonnegative(self, view: View) -> bool:
         """Whether a value is known to be at least 0: then 0 pads a maximum as well as −∞ does."""
@@ -491,7 +537,9 @@ def forward(positions: NDArray[Any]) -> range | None:
 
 def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:
     """Fold y ↦ factor·y + term into the weights and the bias of the op that makes y."""
-    x, weights, bias = made.inputs
+    *_, bias = made.inputs
+    at = next(i for i, t in enumerate(made.inputs[:-1]) if t.array is not None and t.dtype is np.float32)
+    weights = made.inputs[at]
     assert weights.array is not None and bias.array is not None
     shift = bias.array.astype(np.float64)
     if factor is not None:
@@ -500,4 +548,9 @@ def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> 
         weights = Tensor(scaled.shape, np.float32, weights.stem, scaled)
         shift = shift * factor.reshape(-1)
     shift = shift + term.reshape(-1)
-    made.inputs = [x, weights, Tensor(shift.shape, np.float32, bias.stem, shift)]
+    made.inputs = [
+        *made.inputs[:at],
+        weights,
+        *made.inputs[at + 1 : -1],
+        Tensor(shift.shape, np.float32, bias.stem, shift),
+    ]
