@@ -7,11 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tflite import CONV, IMAGE, KERNELS, TOLERANCE, chain, gap, ints, norm, one, samples, weights, written
+from test_tflite import (
+    CONV,
+    IMAGE,
+    KERNELS,
+    TOLERANCE,
+    Net,
+    chain,
+    codes,
+    gap,
+    ints,
+    norm,
+    one,
+    samples,
+    weights,
+    written,
+)
 
 from toolchain.emit import to_tflite
 from toolchain.emit.child import run
 from toolchain.emit.run import onnx_outputs
+from toolchain.errors import Unsupported
 
 VOLUME = (3, 5, 6, 7)
 
@@ -177,7 +193,12 @@ POOLS: dict[str, Any] = {
     ),
     "transposed conv and norm": chain(
         IMAGE,
-        ("ConvTranspose", weights(6, 5, 3, 3), weights(5), {"strides": [2, 2], "pads": [1] * 4}),
+        (
+            "ConvTranspose",
+            weights(6, 5, 3, 3),
+            weights(5),
+            {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]},
+        ),
         ("BatchNormalization", *norm(5)),
         ("Relu",),
     ),
@@ -198,14 +219,127 @@ POOLS: dict[str, Any] = {
         "ConvTranspose", VOLUME, weights(3, 2, 3, 3, 3), strides=[2, 2, 2], pads=[1] * 6, output_padding=[1, 1, 1]
     ),
 }
-CASES |= POOLS
+
+
+def cell(kind: str, directions: int = 1, *states: Any, features: int = 5, hidden: int = 4, steps: int = 6) -> list[Any]:
+    """W, R, B and initial states of a recurrent node."""
+    rows = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * hidden
+    shapes = ((directions, rows, features), (directions, rows, hidden), (directions, 2 * rows))
+    return [*(weights(*s) for s in shapes), None, *states]
+
+
+def recurrent(kind: str, *states: Any, out: int = 3, directions: int = 1, **settings: Any) -> Any:
+    """A recurrent node over [N, 6, 5] as torch exports one: time in front, all its outputs graph outputs."""
+
+    def build() -> Any:
+        net = Net((6, 5))
+        x = net.op("Transpose", "x", perm=[1, 0, 2])
+        net.op(kind, x, *cell(kind, directions, *states), out=out, hidden_size=4, **settings)
+        return net
+
+    return build
+
+
+BOTH = {"directions": 2, "direction": "bidirectional"}
+RECURRENT: dict[str, Any] = {
+    "lstm": recurrent("LSTM"),
+    "lstm backward": recurrent("LSTM", direction="reverse"),
+    "lstm both ways": recurrent("LSTM", **BOTH),
+    "lstm from states": recurrent("LSTM", weights(2, 1, 4), weights(2, 1, 4, seed=1), **BOTH),
+    "lstm with peepholes": recurrent("LSTM", None, None, weights(1, 12)),
+    "lstm with peepholes from a cell": recurrent("LSTM", weights(1, 1, 4), weights(1, 1, 4), weights(1, 12)),
+    "lstm of other functions": recurrent("LSTM", activations=["Sigmoid", "Relu", "Tanh"]),
+    "gru": recurrent("GRU", out=2),
+    "gru, late reset": recurrent("GRU", out=2, linear_before_reset=1),
+    "gru from a state, late reset": recurrent("GRU", weights(2, 1, 4), out=2, linear_before_reset=1, **BOTH),
+    "gru from a state": recurrent("GRU", weights(2, 1, 4), out=2, **BOTH),
+    "rnn": recurrent("RNN", out=2),
+    "rnn of relu, backward": recurrent("RNN", out=2, activations=["Relu"], direction="reverse"),
+    "rnn from a state": recurrent("RNN", weights(2, 1, 4), out=2, **BOTH),
+    "lstm as torch exports it": chain(
+        (6, 5),
+        ("Transpose", {"perm": [1, 0, 2]}),
+        ("LSTM", *cell("LSTM", 2), {"hidden_size": 4, "direction": "bidirectional"}),
+        ("Transpose", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", ints(6, -1, 8)),
+        ("Transpose", {"perm": [1, 0, 2]}),
+        ("MatMul", weights(8, 3)),
+    ),
+    "gru of an image's columns": chain(
+        (3, 4, 6),
+        ("Conv", weights(5, 3, 4, 1)),
+        ("Squeeze", ints(2)),
+        ("Transpose", {"perm": [2, 0, 1]}),
+        ("GRU", *cell("GRU"), {"hidden_size": 4}),
+        ("Squeeze", ints(1)),
+    ),
+}
+CASES |= POOLS | RECURRENT
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_emitted_op_equals_its_source(case: str, tmp_path: Path) -> None:
     net = CASES[case]()
     model = net.model(tmp_path, *net.nodes[-1].output)
-    x = samples(model)
+    x = samples(model, 1 if "from" in case else 3)
     wanted, path = onnx_outputs(model, x), str(written(to_tflite(model), tmp_path))
     for kernels in KERNELS:
         assert gap(run(path, x, resolver=kernels), wanted) <= TOLERANCE, kernels
+
+
+def test_a_file_that_is_run_again_starts_its_sequence_anew(tmp_path: Path) -> None:
+    model = RECURRENT["lstm"]().model(tmp_path, "lstm1")
+    x, path = samples(model, 1), str(written(to_tflite(model), tmp_path))
+    twice = {k: np.concatenate([v, v]) for k, v in x.items()}
+    found = run(path, twice)["lstm1"]
+    assert np.array_equal(found[:, :, 0], found[:, :, 1])
+
+
+FOLDED = {
+    "depth to space CRD behind a conv": ["CONV_2D", "DEPTH_TO_SPACE"],
+    "transposed conv and norm": ["TRANSPOSE_CONV", "SLICE", "RELU"],
+    "transposed conv SAME and norm": ["TRANSPOSE_CONV", "RELU"],
+    "conv 3-D, norm, relu": ["CONV_3D", "MEAN"],
+    "resize linear, half pixel": ["RESIZE_BILINEAR"],
+    "resize nearest, twice": ["RESIZE_NEAREST_NEIGHBOR"],
+    "slice with steps": ["STRIDED_SLICE"],
+    "pad reflect and cut": ["SLICE", "MIRROR_PAD"],
+}
+
+
+@pytest.mark.parametrize("case", FOLDED)
+def test_what_the_file_has_an_op_for_takes_no_more(case: str, tmp_path: Path) -> None:
+    assert codes(to_tflite(CASES[case]().model(tmp_path))) == FOLDED[case]
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "4-D conv": (one("Conv", (2, 4, 4, 4, 4), weights(3, 2, 2, 2, 2, 2)), "Conv 'conv0': has 4 spatial axes"),
+    "crop": (
+        one(
+            "Resize",
+            IMAGE,
+            np.zeros(8, np.float32),
+            np.ones(4, np.float32) * 2,
+            mode="linear",
+            coordinate_transformation_mode="tf_crop_and_resize",
+        ),
+        "Resize 'resize0': crops, or resamples the batch",
+    ),
+    "clip": (recurrent("LSTM", clip=0.5), "LSTM 'lstm1': has a clip"),
+    "long": (
+        chain((513, 5), ("Transpose", {"perm": [1, 0, 2]}), ("RNN", *cell("RNN"), {"hidden_size": 4})),
+        "RNN 'rnn1': has 513 steps",
+    ),
+    "steps are samples": (chain((3, 5), ("RNN", *cell("RNN"), {"hidden_size": 4})), "RNN 'rnn0': has as many steps"),
+    "the first of the samples": (one("Slice", IMAGE, ints(0), ints(1), ints(0)), "Slice 'slice0': has computed bounds"),
+    "copies of the batch": (one("Tile", IMAGE, ints(2, 1, 1, 1)), "Tile 'tile0': repeats the batch"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_emitted_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    net = REFUSED[case][0]()
+    with pytest.raises(Unsupported) as caught:
+        to_tflite(net.model(tmp_path))
+    assert REFUSED[case][1] in str(caught.value)
+    assert caught.value.way_out

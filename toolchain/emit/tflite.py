@@ -26,6 +26,7 @@ from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
 from toolchain.model import Model
+from toolchain.ops.table import dims
 
 LARGEST = 2**31 - 2**20  # a flatbuffer's offsets are 31 bits
 LAYOUT = "jettison.layout"  # name of the metadata entry that says how inputs and outputs are permuted
@@ -77,13 +78,20 @@ def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int =
     writer = written(model.graph, batch)
     inputs = {str(v.name): axes(view.layout) for v, view in writer.inputs.items()}
     outputs = {str(v.name): axes(writer.views[v].layout) for v in writer.graph.outputs}
-    entries = {LAYOUT: json.dumps({"inputs": inputs, "outputs": outputs}), **(metadata or {})}
+    told = {"inputs": inputs, "outputs": outputs}
+    samples = {str(v.name): batch_axis(v) for v in writer.graph.outputs if batch_axis(v)}
+    entries = {LAYOUT: json.dumps(told | ({"batch": samples} if samples else {})), **(metadata or {})}
     return LiteModel(packed(writer, entries), inputs, outputs)
 
 
 def axes(layout: Layout) -> tuple[int, ...]:
     """The permutation of a layout that has no axes of its own."""
     return tuple(a for a in layout.axes if a is not None)
+
+
+def batch_axis(value: ir.Value) -> int:
+    """The axis of samples: that of the hidden states of a recurrent network is not the first."""
+    return next((a for a, d in enumerate(dims(value)) if d < 0), 0)
 
 
 def written(graph: ir.Graph, batch: int) -> Writer:

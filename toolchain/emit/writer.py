@@ -24,7 +24,7 @@ from toolchain.ops.pooling import Window, borders, planar
 from toolchain.ops.table import constant, dims, find, where
 
 ACTIVATION = "fusedActivationFunction"
-CHANNEL_AXIS = {  # of the weights, which the input and a bias surround
+CHANNEL_AXIS = {  # of the weights, which are input 1; a bias is the last
     **{"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "CONV_3D": 4, "FULLY_CONNECTED": 0},
     **{"TRANSPOSE_CONV": 0, "CONV_3D_TRANSPOSE": 3},
 }
@@ -372,13 +372,17 @@ class Writer:
         return self.reshaped(View(made.output, view.dims, view.layout), view.dims, layout)
 
     def reordered(self, view: View, axis: int, order: tuple[int, ...] | None) -> View:
-        """The same value with its positions along an axis in another order."""
+        """The same value with its positions along an axis in another order; that of channels goes into the weights."""
         size = view.dims[axis]
         here = view.layout.orders.get(axis)
         if here == order:
             return view
         found = np.argsort(np.arange(size) if here is None else here)
-        return self.gathered(view, axis, found[np.arange(size) if order is None else list(order)], order)
+        places, made = found[np.arange(size) if order is None else list(order)], view.tensor.producer
+        if made is not None and is_dense(made) and view.layout.axes[-1] == axis and self.is_private(view.tensor):
+            hold(made, *(a[places] for a in parameters(made)))
+            return replace(view, layout=view.layout.ordered(axis, order))
+        return self.gathered(view, axis, places, order)
 
     def gathered(self, view: View, axis: int, places: NDArray[Any], order: tuple[int, ...] | None) -> View:
         """Positions of the file along an axis; they then stand in `order` of what they are in ONNX."""
@@ -535,22 +539,31 @@ def forward(positions: NDArray[Any]) -> range | None:
     return steps if len(steps) and np.array_equal(positions, steps) else None
 
 
+def is_dense(made: Operation) -> bool:
+    """Whether each output channel has weights of its own for all input channels."""
+    is_grouped = made.code == "CONV_2D" and made.inputs[0].shape[3] != made.inputs[1].shape[3]
+    return made.code in ("CONV_2D", "CONV_3D", "FULLY_CONNECTED") and not is_grouped
+
+
+def parameters(made: Operation) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Weights and bias of an op; the weights with their output channels in front."""
+    weights, bias = made.inputs[1].array, made.inputs[-1].array
+    assert weights is not None and bias is not None
+    return np.moveaxis(weights, CHANNEL_AXIS[made.code], 0), bias
+
+
+def hold(made: Operation, weights: NDArray[Any], bias: NDArray[Any]) -> None:
+    """Give an op other weights, with their output channels in front, and another bias."""
+    inputs, weights = made.inputs, np.moveaxis(weights, 0, CHANNEL_AXIS[made.code])
+    kept = [Tensor(a.shape, np.float32, t.stem, a) for a, t in ((weights, inputs[1]), (bias, inputs[-1]))]
+    made.inputs = [inputs[0], kept[0], *inputs[2:-1], kept[1]]
+
+
 def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:
     """Fold y ↦ factor·y + term into the weights and the bias of the op that makes y."""
-    *_, bias = made.inputs
-    at = next(i for i, t in enumerate(made.inputs[:-1]) if t.array is not None and t.dtype is np.float32)
-    weights = made.inputs[at]
-    assert weights.array is not None and bias.array is not None
-    shift = bias.array.astype(np.float64)
+    weights, bias = parameters(made)
+    bias = bias.astype(np.float64)
     if factor is not None:
-        along = [-1 if a == CHANNEL_AXIS[made.code] else 1 for a in range(weights.array.ndim)]
-        scaled = weights.array * factor.astype(np.float64).reshape(-1).reshape(along)
-        weights = Tensor(scaled.shape, np.float32, weights.stem, scaled)
-        shift = shift * factor.reshape(-1)
-    shift = shift + term.reshape(-1)
-    made.inputs = [
-        *made.inputs[:at],
-        weights,
-        *made.inputs[at + 1 : -1],
-        Tensor(shift.shape, np.float32, bias.stem, shift),
-    ]
+        factor = factor.astype(np.float64).reshape(-1)
+        weights, bias = weights * factor.reshape(-1, *[1] * (weights.ndim - 1)), bias * factor
+    hold(made, weights, bias + term.reshape(-1))
