@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 
-def permutations(path: str) -> dict[str, dict[str, list[int]]]:
-    """ONNX axes in file order of inputs and outputs; empty for a file that does not say."""
+def permutations(path: str) -> dict[str, dict[str, Any]]:
+    """ONNX axes in file order of inputs and outputs, and where samples are not the first axis; empty if not told."""
     from ai_edge_litert import schema_py_generated as schema
 
     with open(path, "rb") as file:
@@ -49,9 +49,13 @@ def run(path: str, feeds: dict[str, Any], threads: int = 1, resolver: str = "BUI
             interpreter.set_tensor(detail["index"], encoded(rows, detail))
         interpreter.invoke()
         parts.append({k: decoded(interpreter.get_tensor(d["index"]), d) for k, d in out.items()})
-    joined = {k: np.concatenate([np.atleast_1d(p[k]) for p in parts]) for k in out}
-    joined = {k: y[: len(y) * samples // (len(parts) * batch)] for k, y in joined.items()}
-    return {k: np.transpose(y, np.argsort(turned["outputs"].get(k) or range(y.ndim))) for k, y in joined.items()}
+    joined: dict[str, Any] = {}
+    for k in out:
+        pieces = [np.atleast_1d(p[k]) for p in parts]
+        axis, last = turned.get("batch", {}).get(k, 0), np.argsort(turned["outputs"].get(k) or range(pieces[0].ndim))
+        y = np.concatenate([np.transpose(p, last) for p in pieces], axis)
+        joined[k] = y.take(range(y.shape[axis] * samples // (len(parts) * batch)), axis)
+    return joined
 
 
 def encoded(x: Any, detail: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.emit.tflite import to_tflite
+from toolchain.emit.tflite import batch_axis, to_tflite
 from toolchain.errors import RunnerFailed
 from toolchain.model import Model
 from toolchain.session import run, session
@@ -74,7 +74,8 @@ def onnx_outputs(model: Model, feeds: Arrays, threads: int = 1) -> dict[str, NDA
     for i in range(0, samples, step):
         rows = range(i, i + step if isinstance(model.batch, int) else min(i + step, samples))
         parts.append(run(runner, {k: x.take(rows, axis=0, mode="wrap") for k, x in feeds.items()}))
-    joined = {str(v.name): np.concatenate([p[i] for p in parts]) for i, v in enumerate(model.graph.outputs)}
+    ends = [(i, str(v.name), batch_axis(v)) for i, v in enumerate(model.graph.outputs)]
+    joined = {name: np.concatenate([p[i] for p in parts], axis) for i, name, axis in ends}
     return {k: y if model.batch == "free" else y[:samples] for k, y in joined.items()}
 
 

@@ -26,6 +26,7 @@ from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
 from toolchain.model import Model
+from toolchain.ops.table import dims
 
 LARGEST = 2**31 - 2**20  # a flatbuffer's offsets are 31 bits
 LAYOUT = "jettison.layout"  # name of the metadata entry that says how inputs and outputs are permuted
@@ -38,9 +39,11 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), "ReducerOptions"),
     "BATCH_MATMUL": "BatchMatMulOptions",
     "PADV2": "PadV2Options",
+    "CONV_3D": "Conv3DOptions",
+    "CONV_3D_TRANSPOSE": "Conv3DOptions",
 }
 IN_PLACE = {"ADD", "SUB", "MUL", "DIV", "SOFTMAX"}  # ops whose result LiteRT may put where their input was
-ENUMS = {"padding": "Padding", ACTIVATION: "ActivationFunctionType"}
+ENUMS = {"padding": "Padding", "mode": "MirrorPadMode", ACTIVATION: "ActivationFunctionType"}
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,20 @@ def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int =
     writer = written(model.graph, batch)
     inputs = {str(v.name): axes(view.layout) for v, view in writer.inputs.items()}
     outputs = {str(v.name): axes(writer.views[v].layout) for v in writer.graph.outputs}
-    entries = {LAYOUT: json.dumps({"inputs": inputs, "outputs": outputs}), **(metadata or {})}
+    told = {"inputs": inputs, "outputs": outputs}
+    samples = {str(v.name): batch_axis(v) for v in writer.graph.outputs if batch_axis(v)}
+    entries = {LAYOUT: json.dumps(told | ({"batch": samples} if samples else {})), **(metadata or {})}
     return LiteModel(packed(writer, entries), inputs, outputs)
 
 
 def axes(layout: Layout) -> tuple[int, ...]:
     """The permutation of a layout that has no axes of its own."""
     return tuple(a for a in layout.axes if a is not None)
+
+
+def batch_axis(value: ir.Value) -> int:
+    """The axis of samples: that of the hidden states of a recurrent network is not the first."""
+    return next((a for a, d in enumerate(dims(value)) if d < 0), 0)
 
 
 def written(graph: ir.Graph, batch: int) -> Writer:
@@ -166,12 +176,16 @@ def version(operation: Operation) -> int:
         return 5
     if code == "TRANSPOSE_CONV":
         return 3  # a bias
+    if code == "BROADCAST_TO":
+        return 2
+    if code.startswith("RESIZE") and (options.get("halfPixelCenters") or (options["alignCorners"] and "NEAR" in code)):
+        return 3
     if code == "TRANSPOSE" and rank > 4:
         return {5: 4, 6: 6}.get(rank, 8)
     if code in ("MAXIMUM", "MINIMUM", "SUB", "DIV") and broadcasts and rank > 4:
         return 2 if code == "DIV" else 3
     if rank > 4:
-        return {"PAD": 4, "PADV2": 4, "SLICE": 5}.get(code, 1)
+        return {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4}.get(code, 1)
     return 1
 
 
