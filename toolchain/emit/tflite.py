@@ -33,7 +33,7 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     "AVERAGE_POOL_2D": "Pool2DOptions",
     "MAXIMUM": "MaximumMinimumOptions",
     "MINIMUM": "MaximumMinimumOptions",
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), "ReducerOptions"),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"), "ReducerOptions"),
     "BATCH_MATMUL": "BatchMatMulOptions",
     "PADV2": "PadV2Options",
 }
