@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import toolchain
 from toolchain.emit.layout import Layout, channels_last, plain
+from toolchain.emit.prepare import prepared
 from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
 from toolchain.errors import Unsupported
 from toolchain.model import Model
@@ -60,7 +61,7 @@ def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int =
 
     Raises Unsupported for an op or an attribute that TFLite cannot compute exactly, and above 2 GiB.
     """
-    writer = written(model.graph, batch)
+    writer = written(prepared(model, batch), batch)
     inputs = {str(v.name): axes(view.layout) for v, view in writer.inputs.items()}
     outputs = {str(v.name): axes(writer.views[v].layout) for v in writer.graph.outputs}
     entries = {LAYOUT: json.dumps({"inputs": inputs, "outputs": outputs}), **(metadata or {})}
