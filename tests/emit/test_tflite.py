@@ -589,7 +589,6 @@ def test_a_network_of_cntk_equals_its_source(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Any, str]] = {
     "no rule": (one("Det", (4, 4)), "Det 'det0': has no TFLite rule"),
     "3-D conv": (one("Conv", (2, 4, 4, 4), weights(3, 2, 2, 2, 2)), "Conv 'conv0': has 3 spatial axes"),
-    "computed weights": (one("Gemm", (7,), (5,), transA=1), "Gemm 'gemm0': computes its input 1"),
     "dilated maxpool": (
         one("MaxPool", IMAGE, kernel_shape=[2, 2], dilations=[2, 2]),
         "MaxPool 'maxpool0': has dilations",
@@ -601,7 +600,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "reflect": (one("Pad", IMAGE, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), "Pad 'pad0': pads with a mode"),
     "crop": (one("Pad", IMAGE, ints(0, 0, -1, 1, 0, 0, 0, 0)), "Pad 'pad0': pads with a mode"),
-    "vector": (one("MatMul", (7,), weights(7)), "MatMul 'matmul0': has a vector operand"),
     "table": (one("Gather", IMAGE, np.array([[0, 1]]), axis=1), "Gather 'gather0': picks"),
     "batch mean": (one("ReduceMean", IMAGE, ints(0)), "ReduceMean 'reducemean0': reduces the batch"),
     "double": (chain(IMAGE, ("Cast", {"to": TensorProto.DOUBLE})), "value 'cast0': is DOUBLE"),

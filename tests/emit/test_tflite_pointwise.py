@@ -117,6 +117,23 @@ def norm_of(kind: str, shape: tuple[int, ...], *parameters: Any, before: Any = (
     return chain(shape, ("Add", np.float32(3)), *before, (kind, *parameters, attributes))
 
 
+def products(kind: str, shape: tuple[int, ...], branches: Any) -> Any:
+    """The product of two values made of one, by the nodes of each branch."""
+
+    def build() -> Net:
+        net, ends = Net(shape), []
+        for steps in branches[:2]:
+            y = "x"
+            for step, *rest in steps:
+                attributes = rest.pop() if rest and isinstance(rest[-1], dict) else {}
+                y = net.op(step, y, *rest, **attributes)
+            ends.append(y)
+        net.op(kind, *ends)
+        return net
+
+    return build
+
+
 CASES: dict[str, Any] = {
     **{f"{k}, {name}": chain(*LAYOUTS[name], *v) for k, v in UNARY.items() for name in list(LAYOUTS)[:2]},
     **{f"softplus, {name}": chain(*where, ("Softplus",)) for name, where in LAYOUTS.items()},
@@ -187,6 +204,51 @@ CASES: dict[str, Any] = {
         f"local response of {size}{what}": chain(IMAGE, *before, ("LRN", {"size": size, "alpha": 0.3, "bias": 2.0}))
         for size in (3, 5)
         for what, before in (("", ()), (" behind a conv", (CONV,)))
+    },
+}
+
+TURN = ("Transpose", {"perm": [0, 2, 1]})
+HEADS = (("Reshape", ints(-1, 5, 2, 4)), ("Transpose", {"perm": [0, 2, 1, 3]}))
+CASES |= {
+    "matmul of a value with its transposed": products("MatMul", (5, 8), ((), (TURN,))),
+    "matmul of a transposed value with it": products("MatMul", (5, 8), ((TURN,), ())),
+    "matmul of two transposed": products("MatMul", (5, 5), ((TURN,), (TURN,))),
+    "matmul of heads": products("MatMul", (5, 8), (HEADS, (*HEADS, ("Transpose", {"perm": [0, 1, 3, 2]})))),
+    "matmul of heads with values": products("MatMul", (5, 8), ((*HEADS, ("MatMul", weights(4, 5))), HEADS)),
+    "matmul of an image with itself turned": products(
+        "MatMul", IMAGE, ((CONV, ("Reshape", ints(-1, 8, 90))), (CONV, ("Reshape", ints(-1, 8, 90)), TURN))
+    ),
+    "matmul of images": products("MatMul", IMAGE, ((CONV,), (CONV, ("Transpose", {"perm": [0, 1, 3, 2]})))),
+    "matmul of rank 5": one("MatMul", (2, 3, 4, 5), (2, 3, 5, 2)),
+    "matmul of rank 5, one of them one stack": one("MatMul", (2, 3, 4, 5), weights(3, 5, 2)),
+    "matmul of rank 6": one("MatMul", (2, 3, 2, 4, 5), (2, 3, 2, 5, 2)),
+    "matmul of stacks that broadcast": one("MatMul", (3, 1, 4, 5), (1, 2, 5, 2)),
+    "matmul with a stack of one matrix": one("MatMul", (3, 4, 7), weights(1, 1, 7, 5)),
+    "matmul with a vector": one("MatMul", (3, 4, 7), weights(7)),
+    "matmul with two axes and a vector": one("MatMul", (7,), weights(7)),
+    "matmul of a vector on the left": one("MatMul", weights(4), (3, 4, 7)),
+    "matmul of a constant with a flat image": chain(IMAGE, CONV, ("Flatten",), ("MatMul", weights(720, 3))),
+    "gemm with a matrix C": one("Gemm", (7,), weights(7, 5), (5,), beta=0.5),
+    "gemm with a column C": chain((7,), ("Gemm", weights(7, 5), np.float32([[2]]), {"beta": 0.5})),
+    **{
+        f"einsum {equation}": one("Einsum", *shapes, equation=equation)
+        for equation, *shapes in (
+            ("bij,bjk->bik", (3, 4), (4, 5)),
+            ("bij,bkj->bik", (3, 4), (5, 4)),
+            ("bhid,bhjd->bhij", (2, 5, 4), (2, 7, 4)),
+            ("bihd,bjhd->bhij", (5, 2, 4), (7, 2, 4)),
+            ("bghid,bghjd->bghij", (3, 2, 5, 4), (3, 2, 5, 4)),
+            ("bij,jk", (3, 4), weights(4, 5)),
+            ("bijk,kjl->bil", (3, 4, 2), weights(2, 4, 5)),
+            ("...ij,...jk->...ki", (2, 3, 4), (2, 4, 5)),
+            ("bij,bij->b", (3, 4), (3, 4)),
+            ("bi,bj->bij", (3,), (4,)),
+            ("bij->bj", (3, 4)),
+            ("bij->bji", (3, 4)),
+            ("bij,bjk,bkl->bil", (3, 4), (4, 5), (5, 2)),
+            ("bij,bik->bjk", (3, 4), (3, 5)),
+            ("bijx,bj->bi", (3, 4, 2), (4,)),
+        )
     },
 }
 

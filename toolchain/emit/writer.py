@@ -227,9 +227,12 @@ class Writer:
         if value is not None and array is not None:
             array = array.reshape((1,) * (rank - array.ndim) + array.shape)
             return View(self.constant(layout.arranged(array), str(value.name)), array.shape, layout)
-        view = self.input(value)
+        return self.relaid(self.lifted(self.input(value), rank), layout)
+
+    def lifted(self, view: View, rank: int) -> View:
+        """The same with unit axes in front."""
         by = rank - len(view.dims)
-        return self.relaid(View(view.tensor, (1,) * by + view.dims, view.layout.lifted(by)), layout)
+        return View(view.tensor, (1,) * by + view.dims, view.layout.lifted(by))
 
     def fully_connected(self, x: View, weights: NDArray[Any], bias: NDArray[Any] | None, name: str = "") -> View:
         """x [..., K] times weights [M, K]; the columns take the order in which the file holds the K positions."""
@@ -303,6 +306,8 @@ class Writer:
         layout = Layout(layout.axes, orders)
         if view.layout == layout:
             return view
+        if view.tensor.array is not None:
+            return View(self.constant(layout.arranged(natural(view)), view.tensor.stem), view.dims, layout)
         source = view
         for origin, copy in self.copies[source.tensor]:  # one tensor may hold several values, each with its layout
             if (origin.dims, origin.layout, copy.layout) == (source.dims, source.layout, layout):
@@ -361,11 +366,39 @@ class Writer:
         layout = reshaped(view.layout, *(signs or (view.dims, size)))
         if layout is None:
             view, layout = self.relaid(view, plain(len(view.dims))), plain(len(size))
-        return self.reshaped(view, size, layout)
+        return view if size == view.dims else self.reshaped(view, size, layout)
 
     def plain(self, rank: int) -> Layout:
         """ONNX's own layout."""
         return plain(rank)
+
+    def matrices(self, view: View, turns: bool = True) -> tuple[View, bool]:
+        """A view whose last two axes are the file's last two, and whether they stand turned there.
+
+        turns  whether turned ones are as good where bytes have to move
+        """
+        rank = len(view.dims)
+        straight = plain(rank)
+        turned = straight.transposed([*range(rank - 2), rank - 1, rank - 2])
+        for layout in (straight, turned):
+            if not view.layout.orders and layout.moved(view.dims) == view.layout.moved(view.dims):
+                return self.relaid(view, layout), layout == turned
+        is_turned = turns and view.layout.moved(view.dims)[-1] == rank - 2
+        return self.relaid(view, turned if is_turned else straight), is_turned
+
+    def product(self, a: View, b: View) -> View:
+        """a [..., P, K] times b [..., K, M], of one rank; stacked matrices broadcast."""
+        rank, (stack, rows), columns = len(a.dims), (a.dims[:-2], a.dims[-2]), b.dims[-1]
+        if b.tensor.array is not None and math.prod(b.dims[:-2]) == 1:
+            return self.fully_connected(a, natural(b).reshape(b.dims[-2:]).T, None, b.tensor.stem)
+        if rank > 4 and stack == b.dims[:-2]:
+            pile = math.prod(stack)
+            a, b = (self.shaped(self.matrices(v)[0], (pile, *v.dims[-2:])) for v in (a, b))
+            return self.shaped(self.product(a, b), (*stack, rows, columns))
+        (a, is_left), (b, is_right) = self.matrices(a, turns=False), self.matrices(b)
+        both = np.broadcast_shapes(a.dims[:-2], b.dims[:-2])
+        size = (*(int(d) for d in both), rows, columns)
+        return self.op("BATCH_MATMUL", a, b, dims=size, layout=plain(rank), adjX=is_left, adjY=is_right)
 
     def with_last(self, view: View, axis: int) -> View:
         """A layout in which this ONNX axis is the last in the file."""
@@ -449,6 +482,16 @@ class Writer:
             return True
         known = (self.is_nonnegative(replace(view, tensor=t)) for t in made.inputs if t.array is None)
         return made.code in KEEPS_SIGN and all(known)
+
+
+def natural(view: View) -> NDArray[Any]:
+    """The array of a constant view as it lies in ONNX."""
+    assert view.tensor.array is not None
+    axes = [a for a in view.layout.axes if a is not None]
+    array = view.tensor.array.reshape([view.dims[a] for a in axes]).transpose(np.argsort(axes)).reshape(view.dims)
+    for axis, order in view.layout.orders.items():
+        array = array.take(np.argsort(order), axis=axis)
+    return array
 
 
 def runs_alike(shapes: list[Dims]) -> list[Dims]:
