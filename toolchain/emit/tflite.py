@@ -22,6 +22,7 @@ import onnx_ir as ir
 import toolchain
 from toolchain.emit.flatbuffer import Buffer, Chunk, serialised
 from toolchain.emit.layout import Layout, channels_last, plain
+from toolchain.emit.prepare import prepared
 from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
@@ -36,7 +37,7 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     "AVERAGE_POOL_2D": "Pool2DOptions",
     "MAXIMUM": "MaximumMinimumOptions",
     "MINIMUM": "MaximumMinimumOptions",
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), "ReducerOptions"),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"), "ReducerOptions"),
     "BATCH_MATMUL": "BatchMatMulOptions",
     "PADV2": "PadV2Options",
     "CONV_3D": "Conv3DOptions",
@@ -75,7 +76,7 @@ def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int =
 
     Raises Unsupported for an op or an attribute that TFLite cannot compute exactly, and above 2 GiB.
     """
-    writer = written(model.graph, batch)
+    writer = written(prepared(model, batch), batch)
     inputs = {str(v.name): axes(view.layout) for v, view in writer.inputs.items()}
     outputs = {str(v.name): axes(writer.views[v].layout) for v in writer.graph.outputs}
     told = {"inputs": inputs, "outputs": outputs}

@@ -44,6 +44,10 @@ FUSES = {
 }
 KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
 MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
+RANKS = {  # axes along which kernels broadcast, 4 where not named
+    **dict.fromkeys(("ADD", "MUL"), 6),
+    **dict.fromkeys(("SUB", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2"), 5),
+}
 FILE_TYPES = {
     **{ir.DataType.FLOAT: np.float32, ir.DataType.BOOL: np.bool_, ir.DataType.INT64: np.int32},
     **{ir.DataType.INT32: np.int32, ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8},
@@ -157,8 +161,17 @@ class Writer:
     def constant(self, array: ArrayLike, name: str = "") -> Tensor:
         """A constant as it lies in the file."""
         array = np.asarray(array)
-        dtype = {"f": np.float32, "i": np.int32, "b": np.bool_}[array.dtype.kind]
+        dtype = {"f": np.float32, "i": np.int32, "u": np.uint8, "b": np.bool_}[array.dtype.kind]
         return Tensor(array.shape, dtype, name or f"{self.stem}/constant", array)
+
+    def beside(self, array: NDArray[Any], view: View) -> NDArray[Any]:
+        """A constant that broadcasts to a view, as it lies beside it in the file."""
+        return view.layout.arranged(array.reshape((1,) * (len(view.dims) - array.ndim) + array.shape))
+
+    def constant_beside(self, array: NDArray[Any], view: View) -> View:
+        """The same as a view."""
+        shape = (1,) * (len(view.dims) - array.ndim) + array.shape
+        return View(self.constant(self.beside(array, view)), shape, view.layout)
 
     def give(self, value: ir.Value, view: View) -> None:
         """This view is the value."""
@@ -190,15 +203,40 @@ class Writer:
         """An elementwise op of one input."""
         self.give(node.outputs[0], self.op(code, self.input(node.inputs[0]), **options))
 
-    def binary(self, node: ir.Node, code: str) -> None:
-        """An elementwise op of two inputs, in the layout of the larger one that is computed."""
-        y = self.dims(node.outputs[0])
-        computed = [v for v in node.inputs if constant(v) is None]
-        layout = self.lifted(self.input(max(computed, key=lambda v: math.prod(self.dims(v)))), len(y))
-        operands = [self.broadcast(v, layout, len(y)) for v in node.inputs]
-        self.give(node.outputs[0], self.op(code, *operands, dims=y, layout=layout))
+    def binary(self, node: ir.Node, code: str, **options: Any) -> None:
+        """An elementwise op of all inputs, with ONNX's broadcasting."""
+        y = node.outputs[0]
+        self.give(y, self.elementwise(code, *self.sides(node), dtype=self.dtype(y), **options))
 
-    def lifted(self, view: View, rank: int) -> Layout:
+    def sides(self, node: ir.Node) -> list[View]:
+        """The inputs with the output's axes, in the layout of the largest that is computed."""
+        rank = len(self.dims(node.outputs[0]))
+        computed = [v for v in node.inputs if constant(v) is None] or node.inputs
+        layout = self.fronted(self.input(max(computed, key=lambda v: math.prod(self.dims(v)))), rank)
+        return [self.broadcast(v, layout, rank) for v in node.inputs]
+
+    def elementwise(self, code: str, *views: View, dtype: Any = None, **options: Any) -> View:
+        """An op of views that have the same axes in the same places, each perhaps 1 where others have more.
+
+        Kernels broadcast up to RANKS; axes that broadcast alike are joined where there are more.
+        """
+        dims = tuple(int(d) for d in np.broadcast_shapes(*(v.dims for v in views)))
+        orders = {a: o for v in views for a, o in v.layout.orders.items()}
+        layout = Layout(views[0].layout.axes, orders)
+        given: dict[str, Any] = {"dtype": dtype or views[0].tensor.dtype, **options}
+        shapes = [v.tensor.shape for v in views]
+        if len(set(shapes)) == 1 or len(shapes[0]) <= RANKS.get(code, 4):
+            return self.op(code, *views, dims=dims, layout=layout, **given)
+        joined = runs_alike(shapes)
+        if len(joined[0]) > RANKS.get(code, 4):
+            what = f"{code} broadcasts along {len(joined[0])} axes in turn, kernels along {RANKS.get(code, 4)}"
+            raise Unsupported(what, f"value '{self.stem}'", "Give the smaller value fewer axes")
+        flat = plain(len(joined[0]))
+        parts = [self.reshaped(v, s, flat) for v, s in zip(views, joined, strict=True)]
+        size = tuple(int(d) for d in np.broadcast_shapes(*joined))
+        return self.reshaped(self.op(code, *parts, dims=size, layout=flat, **given), dims, layout)
+
+    def fronted(self, view: View, rank: int) -> Layout:
         """The layout of a view with unit axes in front up to `rank`."""
         layout = view.layout.lifted(rank - len(view.dims))
         front = [a for a in range(rank) if a not in layout.axes]
@@ -210,9 +248,12 @@ class Writer:
         if value is not None and array is not None:
             array = array.reshape((1,) * (rank - array.ndim) + array.shape)
             return View(self.constant(layout.arranged(array), str(value.name)), array.shape, layout)
-        view = self.input(value)
+        return self.relaid(self.lifted(self.input(value), rank), layout)
+
+    def lifted(self, view: View, rank: int) -> View:
+        """The same with unit axes in front."""
         by = rank - len(view.dims)
-        return self.relaid(View(view.tensor, (1,) * by + view.dims, view.layout.lifted(by)), layout)
+        return View(view.tensor, (1,) * by + view.dims, view.layout.lifted(by))
 
     def fully_connected(self, x: View, weights: NDArray[Any], bias: NDArray[Any] | None, name: str = "") -> View:
         """x [..., K] times weights [M, K]; the columns take the order in which the file holds the K positions."""
@@ -225,15 +266,22 @@ class Writer:
         result: dict[str, Any] = {"dims": (*x.dims[:-1], m), "layout": x.layout.ordered(last, None)}
         return self.op("FULLY_CONNECTED", x, filters, shift, **result, keepNumDims=len(x.layout.axes) > 2)
 
-    def reduced(self, node: ir.Node, code: str, gone: set[int], keepdims: bool) -> None:
-        """A mean, sum or extreme over ONNX axes."""
-        x = self.input(node.inputs[0])
-        layout = x.layout if keepdims else x.layout.without(gone)
+    def over(self, code: str, view: View, gone: set[int], keepdims: bool = True) -> View:
+        """A view reduced over ONNX axes."""
+        layout = view.layout if keepdims else view.layout.without(gone)
         for axis in gone if keepdims else ():
             layout = layout.ordered(axis, None)
-        places, y = np.array(sorted(x.layout.place(a) for a in gone), np.int32), node.outputs[0]
-        made = self.op(code, x, places, dims=self.dims(y), layout=layout, keepDims=keepdims) if gone else x
-        self.give(y, made)
+        places = np.array(sorted(view.layout.place(a) for a in gone), np.int32)
+        size = tuple(1 if a in gone else d for a, d in enumerate(view.dims) if keepdims or a not in gone)
+        return self.op(code, view, places, dims=size, layout=layout, keepDims=keepdims) if gone else view
+
+    def place_of(self, code: str, view: View, axis: int, keepdims: bool) -> View:
+        """Where along an ONNX axis an extreme lies."""
+        view = self.reordered(view, axis, None)
+        size = (*view.dims[:axis], *view.dims[axis + 1 :])
+        place, layout = np.array(view.layout.place(axis), np.int32), view.layout.without({axis})
+        found = self.op(code, view, place, dims=size, layout=layout, dtype=np.int32, outputType=2)
+        return self.reshaped(found, (*view.dims[:axis], 1, *view.dims[axis + 1 :]), view.layout) if keepdims else found
 
     def concat(self, node: ir.Node, axis: int) -> None:
         """Values side by side along an ONNX axis, in the layout of the largest that is computed."""
@@ -296,7 +344,7 @@ class Writer:
         if array is not None:
             return View(self.constant(np.broadcast_to(array, dims)), dims, plain(len(dims)))
         view = self.input(value)
-        layout = self.lifted(view, len(dims))
+        layout = self.fronted(view, len(dims))
         view = self.broadcast(value, layout, len(dims))
         if view.dims == dims:
             return view
@@ -336,6 +384,8 @@ class Writer:
         layout = Layout(layout.axes, orders)
         if view.layout == layout:
             return view
+        if view.tensor.array is not None:
+            return View(self.constant(layout.arranged(natural(view)), view.tensor.stem), view.dims, layout)
         source = view
         for origin, copy in self.copies[source.tensor]:  # one tensor may hold several values, each with its layout
             if (origin.dims, origin.layout, copy.layout) == (source.dims, source.layout, layout):
@@ -394,6 +444,8 @@ class Writer:
     def reshaped(self, view: View, dims: Dims, layout: Layout) -> View:
         """The same bytes under another shape; a reshape of a reshape is one."""
         shape, producer = layout.shape(dims), view.tensor.producer
+        if view.tensor.array is not None:
+            return View(self.constant(view.tensor.array.reshape(shape), view.tensor.stem), dims, layout)
         if producer is not None and producer.code == "RESHAPE":
             view = View(producer.inputs[0], view.dims, view.layout)
         if shape == view.tensor.shape:
@@ -403,15 +455,49 @@ class Writer:
     def reshape(self, node: ir.Node) -> None:
         """Any op that only changes the shape."""
         x, y = node.inputs[0], node.outputs[0]
-        view = self.input(x)
-        layout = reshaped(view.layout, dims(x), dims(y))
+        self.give(y, self.shaped(self.input(x), self.dims(y), (dims(x), dims(y))))
+
+    def shaped(self, view: View, size: Dims, signs: tuple[Dims, Dims] | None = None) -> View:
+        """The value under other ONNX dimensions; its bytes stay where they are if a layout allows it.
+
+        signs  dimensions before and after with the batch as -1, which is then kept apart
+        """
+        layout = reshaped(view.layout, *(signs or (view.dims, size)))
         if layout is None:
-            view, layout = self.relaid(view, plain(len(view.dims))), plain(len(self.dims(y)))
-        self.give(y, self.reshaped(view, self.dims(y), layout))
+            view, layout = self.relaid(view, plain(len(view.dims))), plain(len(size))
+        return view if size == view.dims else self.reshaped(view, size, layout)
 
     def plain(self, rank: int) -> Layout:
         """ONNX's own layout."""
         return plain(rank)
+
+    def matrices(self, view: View, turns: bool = True) -> tuple[View, bool]:
+        """A view whose last two axes are the file's last two, and whether they stand turned there.
+
+        turns  whether turned ones are as good where bytes have to move
+        """
+        rank = len(view.dims)
+        straight = plain(rank)
+        turned = straight.transposed([*range(rank - 2), rank - 1, rank - 2])
+        for layout in (straight, turned):
+            if not view.layout.orders and layout.moved(view.dims) == view.layout.moved(view.dims):
+                return self.relaid(view, layout), layout == turned
+        is_turned = turns and view.layout.moved(view.dims)[-1] == rank - 2
+        return self.relaid(view, turned if is_turned else straight), is_turned
+
+    def product(self, a: View, b: View) -> View:
+        """a [..., P, K] times b [..., K, M], of one rank; stacked matrices broadcast."""
+        rank, (stack, rows), columns = len(a.dims), (a.dims[:-2], a.dims[-2]), b.dims[-1]
+        if b.tensor.array is not None and math.prod(b.dims[:-2]) == 1:
+            return self.fully_connected(a, natural(b).reshape(b.dims[-2:]).T, None, b.tensor.stem)
+        if rank > 4 and stack == b.dims[:-2]:
+            pile = math.prod(stack)
+            a, b = (self.shaped(self.matrices(v)[0], (pile, *v.dims[-2:])) for v in (a, b))
+            return self.shaped(self.product(a, b), (*stack, rows, columns))
+        (a, is_left), (b, is_right) = self.matrices(a, turns=False), self.matrices(b)
+        both = np.broadcast_shapes(a.dims[:-2], b.dims[:-2])
+        size = (*(int(d) for d in both), rows, columns)
+        return self.op("BATCH_MATMUL", a, b, dims=size, layout=plain(rank), adjX=is_left, adjY=is_right)
 
     def with_last(self, view: View, axis: int) -> View:
         """A layout in which this ONNX axis is the last in the file."""
@@ -503,9 +589,7 @@ class Writer:
         """scale·x + shift, both broadcasting to x; inside the weights that make x, if nothing else reads it."""
         view = self.input(x)
         made = self.uncut(view.tensor)
-        lifted = [None if p is None else p.reshape((1,) * (len(view.dims) - p.ndim) + p.shape) for p in (scale, shift)]
-        factor, term = [None if p is None else view.layout.arranged(p) for p in lifted]
-        assert term is not None
+        factor, term = None if scale is None else self.beside(scale, view), self.beside(shift, view)
         fits = all(p is None or p.size == p.shape[-1] for p in (factor, term)) and self.is_private(view.tensor)
         if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
             absorb(made, factor, term)
@@ -557,6 +641,30 @@ def hold(made: Operation, weights: NDArray[Any], bias: NDArray[Any]) -> None:
     inputs, weights = made.inputs, np.moveaxis(weights, 0, CHANNEL_AXIS[made.code])
     kept = [Tensor(a.shape, np.float32, t.stem, a) for a, t in ((weights, inputs[1]), (bias, inputs[-1]))]
     made.inputs = [inputs[0], kept[0], *inputs[2:-1], kept[1]]
+
+
+def natural(view: View) -> NDArray[Any]:
+    """The array of a constant view as it lies in ONNX."""
+    assert view.tensor.array is not None
+    axes = [a for a in view.layout.axes if a is not None]
+    array = view.tensor.array.reshape([view.dims[a] for a in axes]).transpose(np.argsort(axes)).reshape(view.dims)
+    for axis, order in view.layout.orders.items():
+        array = array.take(np.argsort(order), axis=axis)
+    return array
+
+
+def runs_alike(shapes: list[Dims]) -> list[Dims]:
+    """The same shapes with neighbouring axes joined along which the same of them are 1."""
+    found: list[list[int]] = [[] for _ in shapes]
+    kind: tuple[bool, ...] | None = None
+    for sizes in zip(*shapes, strict=True):
+        if max(sizes) == 1:
+            continue
+        is_one = tuple(d == 1 for d in sizes)
+        for run, d in zip(found, sizes, strict=True):
+            run[-1:] = [run[-1] * d] if is_one == kind else [*run[-1:], d]
+        kind = is_one
+    return [tuple(run) for run in found]
 
 
 def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:

@@ -117,6 +117,80 @@ def elu_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.op("ADD", w.op("RELU", x), below))
 
 
+def selu_lite(w: Any, n: ir.Node) -> None:
+    """λ max(x, 0) + λα·elu(min(x, 0))."""
+    x, (alpha, scale) = w.input(n.inputs[0]), selu(n)
+    below = w.op("MUL", w.op("ELU", w.op("MINIMUM", x, np.float32(0))), np.float32(scale * alpha))
+    w.give(n.outputs[0], w.op("ADD", w.op("MUL", w.op("RELU", x), np.float32(scale)), below))
+
+
+def celu_lite(w: Any, n: ir.Node) -> None:
+    """α·elu(x / α)."""
+    alpha = np.float32(attribute(n, "alpha", 1.0))
+    w.give(n.outputs[0], w.op("MUL", w.op("ELU", w.op("DIV", w.input(n.inputs[0]), alpha)), alpha))
+
+
+def thresholded_lite(w: Any, n: ir.Node) -> None:
+    """x above α, else 0."""
+    x = w.input(n.inputs[0])
+    above = w.op("GREATER", x, np.float32(attribute(n, "alpha", 1.0)), dtype=np.bool_)
+    w.give(n.outputs[0], w.op("SELECT_V2", above, x, np.zeros((1,) * len(x.dims), np.float32), dtype=np.float32))
+
+
+def softplus_view(w: Any, x: Any) -> Any:
+    """log(1 + eˣ) as max(x, 0) + log(1 + e) with e = e^−|x|, which cannot overflow.
+
+    u = 1 + e rounds, so that log u lacks log(1 + (e − (u − 1)) / u) ≈ (e − (u − 1)) / u.
+    """
+    e = w.op("EXP", w.op("NEG", w.op("ABS", x)))
+    u = w.op("ADD", e, np.float32(1))
+    lost = w.op("DIV", w.op("SUB", e, w.op("SUB", u, np.float32(1))), u)
+    return w.op("ADD", w.op("RELU", x), w.op("ADD", w.op("LOG", u), lost))
+
+
+def softsign_lite(w: Any, n: ir.Node) -> None:
+    """x / (1 + |x|)."""
+    x = w.input(n.inputs[0])
+    w.give(n.outputs[0], w.op("DIV", x, w.op("ADD", w.op("ABS", x), np.float32(1))))
+
+
+def mish_lite(w: Any, n: ir.Node) -> None:
+    """x·tanh(softplus x)."""
+    x = w.input(n.inputs[0])
+    w.give(n.outputs[0], w.op("MUL", x, w.op("TANH", softplus_view(w, x))))
+
+
+def swish_lite(w: Any, n: ir.Node) -> None:
+    """x·σ(αx)."""
+    x, alpha = w.input(n.inputs[0]), attribute(n, "alpha", 1.0)
+    steep = x if alpha == 1.0 else w.op("MUL", x, np.float32(alpha))
+    w.give(n.outputs[0], w.op("MUL", x, w.op("LOGISTIC", steep)))
+
+
+def polynomial(w: Any, x: Any, coefficients: Sequence[float]) -> Any:
+    """Σ cᵢ xⁱ by Horner's rule, the highest power first."""
+    first, second, *rest = coefficients
+    y = w.op("ADD", w.op("MUL", x, np.float32(first)), np.float32(second))
+    for c in rest:
+        y = w.op("ADD", w.op("MUL", y, x), np.float32(c))
+    return y
+
+
+# erf x = x·P(x²) / Q(x²) on [−4, 4] to 4 ulp, and ±1 beyond: Eigen's approximation
+ERF_ABOVE = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05)
+ERF_ABOVE += (-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)
+ERF_BELOW = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03)
+ERF_BELOW += (-7.37332916720468e-03, -1.42647390514189e-02)
+
+
+def erf_lite(w: Any, n: ir.Node) -> None:
+    """A quotient of polynomials: the file has no erf outside of GELU."""
+    x = w.op("MINIMUM", w.op("MAXIMUM", w.input(n.inputs[0]), np.float32(-4)), np.float32(4))
+    squared = w.op("MUL", x, x)
+    above = w.op("MUL", x, polynomial(w, squared, ERF_ABOVE))
+    w.give(n.outputs[0], w.op("DIV", above, polynomial(w, squared, ERF_BELOW)))
+
+
 def hardsigmoid_lite(w: Any, n: ir.Node) -> None:
     """clip(αx + β, 0, 1) = relu6(6αx + 6β) / 6."""
     x, slope, offset = w.input(n.inputs[0]), 6 * attribute(n, "alpha", 0.2), 6 * attribute(n, "beta", 0.5)
@@ -190,22 +264,31 @@ unary(  # y' = λα eˣ = y + λα below zero
         "Where", g.op("Greater", x, g.f32(0)), g.f32(selu(n)[1]), g.op("Add", y, g.f32(math.prod(selu(n))))
     ),
     torch=lambda t, n, x: selu(n)[1] * t.nn.functional.elu(x[0], selu(n)[0]),
+    lite=selu_lite,
 )
 unary(  # y' = e^(x/α) = y/α + 1 below zero
     "Celu",
     lambda g, n, x, y: where_positive(g, x, g.op("Add", g.op("Div", y, g.f32(attribute(n, "alpha", 1.0))), g.f32(1))),
     torch=lambda t, n, x: t.celu(x[0], attribute(n, "alpha", 1.0)),
+    lite=celu_lite,
 )
 unary(
     "ThresholdedRelu",
     lambda g, n, x, y: step(g, g.op("Greater", x, g.f32(attribute(n, "alpha", 1.0)))),
     torch=lambda t, n, x: t.threshold(x[0], attribute(n, "alpha", 1.0), 0),
+    lite=thresholded_lite,
 )
-unary("Softplus", lambda g, n, x, y: g.op("Sigmoid", x), torch=lambda t, n, x: t.nn.functional.softplus(x[0]))
+unary(
+    "Softplus",
+    lambda g, n, x, y: g.op("Sigmoid", x),
+    torch=lambda t, n, x: t.nn.functional.softplus(x[0]),
+    lite=lambda w, n: w.give(n.outputs[0], softplus_view(w, w.input(n.inputs[0]))),
+)
 unary(  # 1/(1 + |x|) = 1 − |y|
     "Softsign",
     lambda g, n, x, y: square(g, g.op("Sub", g.f32(1), g.op("Abs", y))),
     torch=lambda t, n, x: t.nn.functional.softsign(x[0]),
+    lite=softsign_lite,
 )
 unary(
     "Gelu",
@@ -213,8 +296,8 @@ unary(
     torch=lambda t, n, x: t.nn.functional.gelu(x[0], approximate=attribute(n, "approximate", "none")),
     lite=gelu_lite,
 )
-unary("Mish", mish_slope, torch=lambda t, n, x: t.nn.functional.mish(x[0]))
-unary("Swish", swish_slope, torch=lambda t, n, x: x[0] * t.sigmoid(attribute(n, "alpha", 1.0) * x[0]))
+unary("Mish", mish_slope, torch=lambda t, n, x: t.nn.functional.mish(x[0]), lite=mish_lite)
+unary("Swish", swish_slope, torch=lambda t, n, x: x[0] * t.sigmoid(attribute(n, "alpha", 1.0) * x[0]), lite=swish_lite)
 unary(
     "Clip",
     lambda g, n, x, y: between(g, x, argument(n, 1), argument(n, 2)),
@@ -231,12 +314,17 @@ def function(name: str, derivative: Derivative, **rules: Any) -> None:
 function("Neg", lambda g, n, x, y: g.f32(-1), ray=linear, lite=lambda w, n: w.unary(n, "NEG"))
 function("Abs", lambda g, n, x, y: g.op("Sign", x), ray=homogeneous, lite=lambda w, n: w.unary(n, "ABS"))
 function("Sqrt", lambda g, n, x, y: g.op("Div", g.f32(0.5), y), lite=lambda w, n: w.unary(n, "SQRT"))
-function("Reciprocal", lambda g, n, x, y: g.op("Neg", square(g, y)))
+function(
+    "Reciprocal",
+    lambda g, n, x, y: g.op("Neg", square(g, y)),
+    lite=lambda w, n: w.give(n.outputs[0], w.op("DIV", np.float32(1), w.input(n.inputs[0]))),
+)
 function("Exp", lambda g, n, x, y: y, lite=lambda w, n: w.unary(n, "EXP"))
 function("Log", lambda g, n, x, y: g.op("Reciprocal", x), lite=lambda w, n: w.unary(n, "LOG"))
 function(
     "Erf",
     lambda g, n, x, y: g.op("Mul", g.f32(2 / math.sqrt(math.pi)), g.op("Exp", g.op("Neg", square(g, x)))),
+    lite=erf_lite,
 )
 function("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
 function("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))

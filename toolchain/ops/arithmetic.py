@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Ray, attribute, constant, dims, op, sum_of
+from toolchain.ops.table import Ray, attribute, constant, dims, op, operand, sum_of
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -107,12 +107,30 @@ def pow_base(g: Tape, dy: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
     return g.op("Mul", dy, g.op("Mul", g.f32(exponent), g.op("Pow", a, g.f32(exponent - 1))))
 
 
+POWERS = {2.0: "SQUARE", 0.5: "SQRT", 1.0: None}
+
+
+def pow_lite(w: Any, n: ir.Node) -> None:
+    """A square or a root where the exponent says so; one of another type takes the base's."""
+    exponent, x = constant(n.inputs[1]), operand(n, 0)
+    if exponent is not None and dims(x) == dims(n.outputs[0]) and w.dtype(x) is np.float32:
+        held = exponent.astype(np.float32)
+        view = w.input(x)
+        if held.size == 1 and held.item() in POWERS:
+            code = POWERS[held.item()]
+            return w.give(n.outputs[0], view if code is None else w.op(code, view))
+        return w.give(n.outputs[0], w.elementwise("POW", view, w.constant_beside(held, view)))
+    if w.dtype(x) is not w.dtype(operand(n, 1)):
+        w.refuse(n, "has a base and an exponent of two types", "Cast one of them")
+    w.binary(n, "POW")
+
+
 binary(
     "Pow",
     pow_base,  # ∂aᵇ/∂b = aᵇ·log a
     lambda g, dy, a, b: g.op("Mul", dy, g.op("Mul", g.op("Pow", a, b), g.op("Log", a))),
     torch=lambda t, n, x: t.pow(x[0], x[1]).to(x[0].dtype),
-    lite=lambda w, n: w.binary(n, "POW"),
+    lite=pow_lite,
 )
 
 
@@ -121,11 +139,23 @@ def mod_divisor(g: Tape, dy: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
     return g.op("Mul", dy, g.op("Div", g.op("Sub", g.op("Mod", a, b, fmod=1), a), b))
 
 
+def mod_lite(w: Any, n: ir.Node) -> None:
+    """The remainder with the divisor's sign; with fmod that of |a| and |b|, and a's sign."""
+    if not attribute(n, "fmod", 0):
+        return w.binary(n, "FLOOR_MOD")
+    if w.dtype(n.outputs[0]) is not np.float32:
+        w.refuse(n, "gives whole numbers the dividend's sign", "Leave out fmod")
+    a, b = w.sides(n)
+    rest = w.elementwise("FLOOR_MOD", w.op("ABS", a), w.op("ABS", b))
+    w.give(n.outputs[0], w.elementwise("MUL", rest, w.op("SIGN", a)))
+
+
 binary(
     "Mod",
     lambda g, dy, a, b: dy,
     mod_divisor,
     torch=lambda t, n, x: (t.fmod if attribute(n, "fmod", 0) else t.remainder)(x[0], x[1]),
+    lite=mod_lite,
 )
 
 
@@ -163,25 +193,39 @@ def extreme_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
     return Ray.HOMOGENEOUS if all(starts) else Ray.CURVED
 
 
-op("Sum", channels=broadcast, vjp=sum_vjp, ray=sum_of, torch=lambda t, n, x: sum(x[1:], x[0]))
-op("Mean", channels=broadcast, vjp=mean_vjp, ray=sum_of, torch=lambda t, n, x: sum(x[1:], x[0]) / len(x))
-
-
-def extreme_lite(code: str) -> Callable[[Any, ir.Node], None]:
-    """The file compares two."""
+def fold_lite(
+    code: str, finish: Callable[[Any, Any, int], Any] = lambda w, y, count: y
+) -> Callable[[Any, ir.Node], None]:
+    """The file takes two at a time; finish(writer, result, count) makes the output of what is left."""
 
     def lite(w: Any, n: ir.Node) -> None:
-        if len(n.inputs) != 2:
-            w.refuse(n, f"compares {len(n.inputs)} values", "Export it two by two")
-        w.binary(n, code)
+        y = reduce(lambda a, b: w.elementwise(code, a, b), w.sides(n))
+        w.give(n.outputs[0], finish(w, y, len(n.inputs)))
 
     return lite
 
 
+op(
+    "Sum",
+    channels=broadcast,
+    vjp=sum_vjp,
+    ray=sum_of,
+    torch=lambda t, n, x: sum(x[1:], x[0]),
+    lite=fold_lite("ADD"),
+)
+op(
+    "Mean",
+    channels=broadcast,
+    vjp=mean_vjp,
+    ray=sum_of,
+    torch=lambda t, n, x: sum(x[1:], x[0]) / len(x),
+    lite=fold_lite("ADD", lambda w, y, count: w.op("DIV", y, np.float32(count))),
+)
+
 EXTREME: dict[str, Any] = {"channels": broadcast, "vjp": extreme_vjp, "ray": extreme_ray}
 
-op("Max", torch=lambda t, n, x: reduce(t.maximum, x), lite=extreme_lite("MAXIMUM"), **EXTREME)
-op("Min", torch=lambda t, n, x: reduce(t.minimum, x), lite=extreme_lite("MINIMUM"), **EXTREME)
+op("Max", torch=lambda t, n, x: reduce(t.maximum, x), lite=fold_lite("MAXIMUM"), **EXTREME)
+op("Min", torch=lambda t, n, x: reduce(t.minimum, x), lite=fold_lite("MINIMUM"), **EXTREME)
 
 
 def prelu_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -196,12 +240,15 @@ def prelu_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
 
 
 def prelu_lite(w: Any, n: ir.Node) -> None:
-    """Slopes of one sample."""
-    x, slope = w.input(n.inputs[0]), w.parameter(n, 1)
-    slope = slope.reshape((1,) * (len(x.dims) - slope.ndim) + slope.shape)
-    if slope.shape[0] != 1:
-        w.refuse(n, "has a slope for each sample", "Give it slopes for each channel")
-    w.give(n.outputs[0], w.op("PRELU", x, x.layout.arranged(slope)[0]))
+    """Constant slopes of one sample, else max(x, 0) + slope·min(x, 0)."""
+    x, slope = w.input(n.inputs[0]), constant(n.inputs[1])
+    if slope is not None:
+        slopes = w.beside(slope, x)
+        if slopes.shape[0] == 1 and x.layout.axes[0] == 0:
+            return w.give(n.outputs[0], w.op("PRELU", x, slopes[0]))
+    x, slopes = w.sides(n)
+    below = w.elementwise("MUL", w.op("MINIMUM", x, np.float32(0)), slopes)
+    w.give(n.outputs[0], w.elementwise("ADD", w.op("RELU", x), below))
 
 
 op(

@@ -263,16 +263,26 @@ def gemm_macs(n: ir.Node, shape: Shape) -> int:
 
 
 def gemm_lite(w: Any, n: ir.Node) -> None:
-    """α and β go into the weights and the bias."""
-    x, weights, c = w.input(n.inputs[0]), w.parameter(n, 1), w.parameter(n, 2)
-    alpha, beta = attribute(n, "alpha", 1.0), attribute(n, "beta", 1.0)
-    weights = weights if attribute(n, "transB", 0) else weights.T
-    if c is not None and c.ndim == 2 and c.shape[0] > 1:
-        w.refuse(n, f"adds a matrix C {c.shape}", "Export it as a MatMul and an Add")
+    """α and β go into constant weights and a bias of one row, else MUL and ADD say them."""
+    x, weights, c = w.input(n.inputs[0]), constant(n.inputs[1]), argument(n, 2)
+    alpha, beta, row = attribute(n, "alpha", 1.0), attribute(n, "beta", 1.0), constant(c)
     x = w.transposed(x, [1, 0]) if attribute(n, "transA", 0) else x
-    weights = weights if alpha == 1.0 else weights * np.float64(alpha)
-    bias = None if c is None else np.broadcast_to(c if beta == 1.0 else c * np.float64(beta), (1, len(weights)))[0]
-    w.give(n.outputs[0], w.fully_connected(x, weights, bias, operand(n, 1).name))
+    is_row = row is not None and (row.ndim < 2 or row.shape[0] == 1)
+    if weights is None:
+        right = w.input(n.inputs[1])
+        y = w.product(x, w.transposed(right, [1, 0]) if attribute(n, "transB", 0) else right)
+        y = y if alpha == 1.0 else w.op("MUL", y, np.float32(alpha))
+    else:
+        weights = weights if attribute(n, "transB", 0) else weights.T
+        weights = weights if alpha == 1.0 else weights * np.float64(alpha)
+        bias = None
+        if row is not None and is_row:
+            bias = np.broadcast_to(row if beta == 1.0 else row * np.float64(beta), (1, len(weights)))[0]
+        y = w.fully_connected(x, weights, bias, operand(n, 1).name)
+    if c is not None and not (is_row and weights is not None):
+        term = w.broadcast(c, y.layout, 2)
+        y = w.elementwise("ADD", y, term if beta == 1.0 else w.op("MUL", term, np.float32(beta)))
+    w.give(n.outputs[0], y)
 
 
 def gemm_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
@@ -353,19 +363,11 @@ def matmul_macs(n: ir.Node, shape: Shape) -> int:
 
 
 def matmul_lite(w: Any, n: ir.Node) -> None:
-    """FULLY_CONNECTED with a constant matrix on the right, else BATCH_MATMUL."""
-    a, b = n.inputs
-    rank, right = len(dims(n.outputs[0])), constant(b)
-    if min(len(dims(a)), len(dims(b))) < 2:
-        w.refuse(n, "has a vector operand", "Give it two matrices")
-    if right is not None and right.ndim == 2:
-        return w.give(n.outputs[0], w.fully_connected(w.input(a), right.T, None, operand(n, 1).name))
-    as_is = w.plain(rank)
-    swapped = as_is.transposed([*range(rank - 2), rank - 1, rank - 2])
-    turned = right is None and w.input(b).layout == swapped
-    operands = w.broadcast(a, as_is, rank), w.broadcast(b, swapped if turned else as_is, rank)
-    product = w.op("BATCH_MATMUL", *operands, dims=w.dims(n.outputs[0]), layout=as_is, adjX=False, adjY=turned)
-    w.give(n.outputs[0], product)
+    """A vector is a matrix for the while."""
+    a, b = w.input(n.inputs[0]), w.input(n.inputs[1])
+    b = b if len(b.dims) > 1 else w.shaped(b, (*b.dims, 1))
+    rank = max(len(a.dims), len(b.dims))
+    w.give(n.outputs[0], w.shaped(w.product(w.lifted(a, rank), w.lifted(b, rank)), w.dims(n.outputs[0])))
 
 
 op(

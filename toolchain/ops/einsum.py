@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import string
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -103,6 +104,46 @@ def einsum_macs(n: ir.Node, shape: Shape) -> int:
     return math.prod(sizes.values())
 
 
+def einsum_lite(w: Any, n: ir.Node) -> None:
+    """One matrix product after the other: [letters of both, own, summed] times [letters of both, summed, own]."""
+    known = letters(n)
+    if known is None:
+        return w.refuse(n, "takes a diagonal", "Export it as a Gather")
+    terms, kept = known
+    sizes = extents(n, terms, kept)
+    alike = all(
+        abs(d) == abs(sizes[c]) for v, t in zip(n.inputs, terms, strict=True) for c, d in zip(t, dims(v), strict=True)
+    )
+    if not alike:
+        return w.refuse(n, "spreads an axis of size 1", "Expand it before")
+    y, term = w.input(n.inputs[0]), terms[0]
+    for i in range(1, len(terms)):
+        wanted = kept + "".join(terms[i + 1 :])
+        y, term = contracted(w, (y, term), (w.input(n.inputs[i]), terms[i]), wanted)
+    y, term = summed_but(w, y, term, kept)
+    w.give(n.outputs[0], w.transposed(y, [term.index(c) for c in kept]))
+
+
+def summed_but(w: Any, view: Any, term: str, wanted: str) -> tuple[Any, str]:
+    """A view without the letters that nobody wants."""
+    gone = {i for i, c in enumerate(term) if c not in wanted}
+    return w.over("SUM", view, gone, False), "".join(c for c in term if c in wanted)
+
+
+def contracted(w: Any, left: tuple[Any, str], right: tuple[Any, str], wanted: str) -> tuple[Any, str]:
+    """The product of two lettered views, summed over letters of both that are not wanted."""
+    (a, s), (b, t) = summed_but(w, *left, wanted + right[1]), summed_but(w, *right, wanted + left[1])
+    both, gone = "".join(c for c in s if c in t and c in wanted), "".join(c for c in s if c in t and c not in wanted)
+    rows, columns = "".join(c for c in s if c not in t), "".join(c for c in t if c not in s)
+    size = dict(zip(s, a.dims, strict=True)) | dict(zip(t, b.dims, strict=True))
+    count = [math.prod(size[c] for c in part) for part in (rows, gone, columns)]
+    stack = tuple(size[c] for c in both)
+    a = w.shaped(w.transposed(a, [s.index(c) for c in both + rows + gone]), (*stack, count[0], count[1]))
+    b = w.shaped(w.transposed(b, [t.index(c) for c in both + gone + columns]), (*stack, count[1], count[2]))
+    term = both + rows + columns
+    return w.shaped(w.product(a, b), tuple(size[c] for c in term)), term
+
+
 op(
     "Einsum",
     channels=einsum_channels,
@@ -112,4 +153,5 @@ op(
     contracts=einsum_contracts,
     torch=lambda t, n, x: t.einsum(attribute(n, "equation"), *x),
     learns=(0, 1),
+    lite=einsum_lite,
 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.ops.reduction import norm_view
 from toolchain.ops.table import Keep, Ray, attribute, constant, dims, given, linear_with_bias, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
@@ -107,8 +108,7 @@ def total(g: Tape, n: ir.Node, cotangent: ir.Value) -> ir.Value:
 
 def softmax_lite(w: Any, n: ir.Node) -> None:
     """Over the file's last axis."""
-    x = w.input(n.inputs[0])
-    w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(x, attribute(n, "axis", -1) % len(x.dims)), beta=1.0))
+    w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(w.input(n.inputs[0]), along(n)), beta=1.0))
 
 
 op(
@@ -125,11 +125,17 @@ def logsoftmax_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Sub", dy, g.op("Mul", g.op("Exp", n.outputs[0]), total(g, n, dy)))]
 
 
+def logsoftmax_lite(w: Any, n: ir.Node) -> None:
+    """Over the file's last axis."""
+    w.give(n.outputs[0], w.op("LOG_SOFTMAX", w.with_last(w.input(n.inputs[0]), along(n))))
+
+
 op(
     "LogSoftmax",
     channels=softmax_channels,
     vjp=logsoftmax_vjp,
     torch=lambda t, n, x: t.log_softmax(x[0], attribute(n, "axis", -1)),
+    lite=logsoftmax_lite,
 )
 
 
@@ -149,6 +155,25 @@ def standardised_vjp(g: Tape, dy: ir.Value, unit: ir.Value, inverse: ir.Value, a
     straight = g.op("Sub", dy, g.op("ReduceMean", dy, over))
     lean = g.op("Mul", unit, g.op("ReduceMean", g.op("Mul", dy, unit), over))
     return g.op("Mul", g.op("Sub", straight, lean), inverse)
+
+
+def centred_view(w: Any, x: Any, axes: set[int]) -> tuple[Any, Any]:
+    """x − mean along axes, and its variance."""
+    centred = w.elementwise("SUB", x, w.over("MEAN", x, axes))
+    return centred, w.over("MEAN", w.op("SQUARE", centred), axes)
+
+
+def normalised_view(w: Any, x: Any, axes: set[int], epsilon: float) -> Any:
+    """(x − mean) / √(variance + ε) along axes."""
+    centred, variance = centred_view(w, x, axes)
+    return w.elementwise("MUL", centred, w.op("RSQRT", w.op("ADD", variance, np.float32(epsilon))))
+
+
+def scaled_view(w: Any, x: Any, scale: Any, shift: Any = None) -> Any:
+    """scale·x + shift by constants that broadcast to x; what changes nothing is left out."""
+    if (scale != 1).any():
+        x = w.op("MUL", x, w.beside(scale, x))
+    return x if shift is None or not shift.any() else w.op("ADD", x, w.beside(shift, x))
 
 
 def layernorm_axes(n: ir.Node) -> set[int]:
@@ -214,12 +239,29 @@ def rmsnorm_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return t.nn.functional.rms_norm(x[0], normed(n, x[0]), None, attribute(n, "epsilon", 1e-5)) * x[1]
 
 
+def layernorm_lite(w: Any, n: ir.Node) -> None:
+    """γ x̂ + β."""
+    if any(v.uses() or v.is_graph_output() for v in n.outputs[1:]):
+        w.refuse(n, "hands out its mean or its deviation", "Compute them with ReduceMean")
+    unit = normalised_view(w, w.input(n.inputs[0]), layernorm_axes(n), attribute(n, "epsilon", 1e-5))
+    w.give(n.outputs[0], scaled_view(w, unit, w.parameter(n, 1), w.parameter(n, 2)))
+
+
+def rmsnorm_lite(w: Any, n: ir.Node) -> None:
+    """γ x / √(mean x² + ε)."""
+    x, epsilon = w.input(n.inputs[0]), np.float32(attribute(n, "epsilon", 1e-5))
+    mean = w.over("MEAN", w.op("SQUARE", x), layernorm_axes(n))
+    unit = w.elementwise("MUL", x, w.op("RSQRT", w.op("ADD", mean, epsilon)))
+    w.give(n.outputs[0], scaled_view(w, unit, w.parameter(n, 1)))
+
+
 op(
     "LayerNormalization",
     channels=layernorm_channels,
     vjp=layernorm_vjp,
     norm=layernorm_axis,
     torch=layernorm_torch,
+    lite=layernorm_lite,
     learns=(1, 2),
 )
 op(
@@ -228,6 +270,7 @@ op(
     vjp=rmsnorm_vjp,
     norm=layernorm_axis,
     torch=rmsnorm_torch,
+    lite=rmsnorm_lite,
     learns=(1,),
 )
 
@@ -275,10 +318,21 @@ def groupnorm_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return t.nn.functional.group_norm(x[0], groups, x[1], x[2], attribute(n, "epsilon", 1e-5))
 
 
+def groupnorm_lite(w: Any, n: ir.Node) -> None:
+    """A group's channels on an axis of their own, all of space on one."""
+    x, scale, shift = w.input(n.inputs[0]), w.parameter(n, 1), w.parameter(n, 2)
+    (batch, channels, *space), groups = x.dims, groups_of(n)
+    grouped = w.shaped(x, (batch, groups, channels // groups, math.prod(space)))
+    unit = w.shaped(normalised_view(w, grouped, {2, 3}, attribute(n, "epsilon", 1e-5)), x.dims)
+    each = (-1, *[1] * len(space))
+    w.give(n.outputs[0], scaled_view(w, unit, scale.reshape(each), shift.reshape(each)))
+
+
 GROUPED: dict[str, Any] = {
     "channels": groupnorm_channels,
     "vjp": groupnorm_vjp,
     "torch": groupnorm_torch,
+    "lite": groupnorm_lite,
     "learns": (1, 2),
 }
 op("GroupNormalization", resize=groupnorm_resize, **GROUPED)
@@ -305,11 +359,20 @@ def mvn_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return (x[0] - mean) / (variance.sqrt() + 1e-9)
 
 
+def mvn_lite(w: Any, n: ir.Node) -> None:
+    """(x − mean) / (σ + 1e-9)."""
+    if any(dims(n.inputs[0])[a] < 0 for a in mvn_axes(n)):
+        w.refuse(n, "takes statistics of the batch", "Export it over the axes of one sample")
+    centred, variance = centred_view(w, w.input(n.inputs[0]), mvn_axes(n))
+    w.give(n.outputs[0], w.elementwise("DIV", centred, w.op("ADD", w.op("SQRT", variance), np.float32(1e-9))))
+
+
 op(
     "MeanVarianceNormalization",
     channels=lambda n, u: tie_all_but(n, u, mvn_axes(n)),
     vjp=mvn_vjp,
     torch=mvn_torch,
+    lite=mvn_lite,
 )
 
 
@@ -322,12 +385,20 @@ def lpnorm_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("Div", g.op("Sub", dy, g.op("Mul", slope, total(g, n, g.op("Mul", dy, y)))), norm)]
 
 
+def lpnorm_lite(w: Any, n: ir.Node) -> None:
+    """x / ‖x‖, and 0 where all are 0."""
+    x = w.input(n.inputs[0])
+    size = norm_view(w, n, x, {along(n)}, True)
+    w.give(n.outputs[0], w.elementwise("DIV", x, w.op("MAXIMUM", size, np.finfo(np.float32).tiny)))
+
+
 op(
     "LpNormalization",
     channels=lambda n, u: tie_all_but(n, u, set()),
     vjp=lpnorm_vjp,
     torch=lambda t, n, x: t.nn.functional.normalize(x[0], attribute(n, "p", 2), attribute(n, "axis", -1)),
     contracts=lambda n: [(0, along(n))],
+    lite=lpnorm_lite,
 )
 
 
@@ -360,4 +431,23 @@ def lrn_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return x[0] / (offset + alpha / size * around) ** attribute(n, "beta", 0.75)
 
 
-op("LRN", channels=lambda n, u: tie_all_but(n, u, {1}), vjp=lrn_vjp, torch=lrn_torch)
+def lrn_lite(w: Any, n: ir.Node) -> None:
+    """x·(k + α·mean x²)^−β: the mean slides over channels as over an image's columns.
+
+    LOCAL_RESPONSE_NORMALIZATION is left alone: its reference kernel forgets the last channel of each window.
+    """
+    x, size = w.input(n.inputs[0]), attribute(n, "size")
+    rank = len(x.dims)
+    last = w.transposed(w.reordered(w.with_last(x, 1), 1, None), [0, *range(2, rank), 1])
+    batch, *space, channels = last.dims
+    columns = w.shaped(w.op("SQUARE", last), (batch, math.prod(space), channels, 1))
+    padded = w.padded(columns, [(0, 0), (0, 0), ((size - 1) // 2, size // 2), (0, 0)])
+    window = {"filterHeight": 1, "filterWidth": size, "strideH": 1, "strideW": 1, "padding": "VALID"}
+    mean = w.shaped(w.op("AVERAGE_POOL_2D", padded, dims=columns.dims, **window), last.dims)
+    scaled = w.op("MUL", mean, np.float32(attribute(n, "alpha", 1e-4)))
+    around = w.op("ADD", scaled, np.float32(attribute(n, "bias", 1.0)))
+    y = w.elementwise("MUL", last, w.op("POW", around, np.float32(-attribute(n, "beta", 0.75))))
+    w.give(n.outputs[0], w.transposed(y, [0, rank - 1, *range(1, rank - 1)]))
+
+
+op("LRN", channels=lambda n, u: tie_all_but(n, u, {1}), vjp=lrn_vjp, torch=lrn_torch, lite=lrn_lite)

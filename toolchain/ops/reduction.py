@@ -144,21 +144,48 @@ def norm_slope(g: Tape, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 # ---- TFLite --------------------------------------------------------------------------------------------------------
-def lite(code: str) -> Callable[[Any, ir.Node], None]:
-    """A reduction over anything but the batch."""
+Made = Callable[[Any, ir.Node, Any, "set[int]", bool], Any]
+
+
+def lite(made: Made, axes: Axes = reduced_axes) -> Callable[[Any, ir.Node], None]:
+    """made(writer, node, view, axes, whether they stay as 1) over anything but the batch."""
 
     def emit(w: Any, n: ir.Node) -> None:
-        axes = reduced_axes(n)
-        if axes is None or any(dims(n.inputs[0])[a] < 0 for a in axes):
-            w.refuse(n, "reduces the batch, or computed axes", "Export with constant axes")
-        w.reduced(n, code, axes, bool(attribute(n, "keepdims", 1)))
+        gone, kept = axes(n), bool(attribute(n, "keepdims", 1))
+        if gone is None or any(dims(n.inputs[0])[a] < 0 for a in gone):
+            return w.refuse(n, "reduces the batch, or computed axes", "Export with constant axes")
+        w.give(n.outputs[0], made(w, n, w.input(n.inputs[0]), gone, kept))
 
     return emit
 
 
-def global_lite(code: str) -> Callable[[Any, ir.Node], None]:
-    """Over all of space."""
-    return lambda w, n: w.reduced(n, code, spatial_axes(n), True)
+def kernel(code: str, before: str = "", after: str = "") -> Made:
+    """A reduction that the file has, between functions of each element."""
+
+    def made(w: Any, n: ir.Node, x: Any, gone: set[int], kept: bool) -> Any:
+        y = w.over(code, w.op(before, x) if before else x, gone, kept)
+        return w.op(after, y) if after else y
+
+    return made
+
+
+def log_sum_exp(w: Any, n: ir.Node, x: Any, gone: set[int], kept: bool) -> Any:
+    """log Σ e^(x − max) + max, which does not overflow."""
+    above = w.elementwise("SUB", x, w.over("REDUCE_MAX", x, gone))
+    small = w.op("LOG", w.over("SUM", w.op("EXP", above), gone, kept))
+    return w.op("ADD", small, w.over("REDUCE_MAX", x, gone, kept))
+
+
+def norm_view(w: Any, n: ir.Node, x: Any, gone: set[int], kept: bool) -> Any:
+    """(Σ|x|ᵖ)^(1/p)."""
+    p = attribute(n, "p", 2)
+    if p in NORMS:
+        return NORMS[p](w, n, x, gone, kept)
+    powers = w.op("POW", w.op("ABS", x), np.float32(p))
+    return w.op("POW", w.over("SUM", powers, gone, kept), np.float32(1 / p))
+
+
+NORMS: dict[float, Made] = {1: kernel("SUM", before="ABS"), 2: kernel("SUM", before="SQUARE", after="SQRT")}
 
 
 # ---- entries -------------------------------------------------------------------------------------------------------
@@ -185,40 +212,55 @@ def product(t: Any, n: ir.Node, x: Any, gone: tuple[int, ...], kept: bool) -> An
     return x
 
 
-reduction("GlobalAveragePool", equal_shares(spatial_axes), mean, ray=linear, lite=global_lite("MEAN"), **SPACE)
-reduction("GlobalMaxPool", to_winners(spatial_axes), largest, ray=homogeneous, lite=global_lite("REDUCE_MAX"), **SPACE)
+reduction(
+    "GlobalAveragePool", equal_shares(spatial_axes), mean, ray=linear, lite=lite(kernel("MEAN"), spatial_axes), **SPACE
+)
+reduction(
+    "GlobalMaxPool",
+    to_winners(spatial_axes),
+    largest,
+    ray=homogeneous,
+    lite=lite(kernel("REDUCE_MAX"), spatial_axes),
+    **SPACE,
+)
 reduction(
     "GlobalLpPool",
     norm_slope,
     lambda t, n, x, gone, kept: norm(attribute(n, "p", 2))(t, n, x, gone, kept),
     ray=homogeneous,
+    lite=lite(norm_view, spatial_axes),
     **SPACE,
 )
-reduction("ReduceMean", equal_shares(reduced_axes), mean, ray=linear, lite=lite("MEAN"), **KEEP)
-reduction("ReduceSum", lambda g, n, x, y: ones(g, n, reduced_axes(n)), total, ray=linear, lite=lite("SUM"), **SUM)
-reduction("ReduceMax", to_winners(reduced_axes), largest, ray=homogeneous, lite=lite("REDUCE_MAX"), **KEEP)
-reduction("ReduceMin", to_winners(reduced_axes), smallest, ray=homogeneous, lite=lite("REDUCE_MIN"), **KEEP)
-reduction("ReduceL1", lambda g, n, x, y: g.op("Sign", x), norm(1), ray=homogeneous, **SUM)
-reduction("ReduceL2", lambda g, n, x, y: g.op("Div", x, y), norm(2), ray=homogeneous, **SUM)
+reduction("ReduceMean", equal_shares(reduced_axes), mean, ray=linear, lite=lite(kernel("MEAN")), **KEEP)
+reduction(
+    "ReduceSum", lambda g, n, x, y: ones(g, n, reduced_axes(n)), total, ray=linear, lite=lite(kernel("SUM")), **SUM
+)
+reduction("ReduceMax", to_winners(reduced_axes), largest, ray=homogeneous, lite=lite(kernel("REDUCE_MAX")), **KEEP)
+reduction("ReduceMin", to_winners(reduced_axes), smallest, ray=homogeneous, lite=lite(kernel("REDUCE_MIN")), **KEEP)
+reduction("ReduceL1", lambda g, n, x, y: g.op("Sign", x), norm(1), ray=homogeneous, lite=lite(NORMS[1]), **SUM)
+reduction("ReduceL2", lambda g, n, x, y: g.op("Div", x, y), norm(2), ray=homogeneous, lite=lite(NORMS[2]), **SUM)
 reduction(
     "ReduceSumSquare",
     lambda g, n, x, y: g.op("Mul", g.f32(2), x),
     lambda t, n, x, gone, kept: x.square().sum(gone, kept),
+    lite=lite(kernel("SUM", before="SQUARE")),
     **SUM,
 )
 reduction(
     "ReduceLogSum",
     lambda g, n, x, y: g.op("Mul", g.op("Exp", g.op("Neg", y)), ones(g, n, reduced_axes(n))),
     lambda t, n, x, gone, kept: x.sum(gone, kept).log(),
+    lite=lite(kernel("SUM", after="LOG")),
     **SUM,
 )
 reduction(
     "ReduceLogSumExp",
     lambda g, n, x, y: g.op("Exp", g.op("Sub", x, y)),
     lambda t, n, x, gone, kept: x.logsumexp(gone, kept),
+    lite=lite(log_sum_exp),
     **KEEP,
 )
-op("ReduceProd", torch=in_torch(product, reduced_axes), **KEEP)
+op("ReduceProd", torch=in_torch(product, reduced_axes), lite=lite(kernel("REDUCE_PROD")), **KEEP)
 
 
 def extreme_place(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
@@ -227,5 +269,17 @@ def extreme_place(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return found(x[0], attribute(n, "axis", 0), bool(attribute(n, "keepdims", 1)))
 
 
-op("ArgMax", channels=passing(one_axis), torch=extreme_place)
-op("ArgMin", channels=passing(one_axis), torch=extreme_place)
+def extreme_lite(code: str) -> Callable[[Any, ir.Node], None]:
+    """The first of equal ones, as a whole number of 32 bits."""
+
+    def emit(w: Any, n: ir.Node) -> None:
+        axis = min(one_axis(n))
+        if attribute(n, "select_last_index", 0) or dims(n.inputs[0])[axis] < 0:
+            w.refuse(n, "asks for the last of equal ones, or looks along the batch", "Take the first of one sample")
+        w.give(n.outputs[0], w.place_of(code, w.input(n.inputs[0]), axis, bool(attribute(n, "keepdims", 1))))
+
+    return emit
+
+
+op("ArgMax", channels=passing(one_axis), torch=extreme_place, lite=extreme_lite("ARG_MAX"))
+op("ArgMin", channels=passing(one_axis), torch=extreme_place, lite=extreme_lite("ARG_MIN"))
