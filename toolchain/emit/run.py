@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,21 +100,26 @@ def lite_outputs(
         arrays: dict[str, Any] = {f"x.{k}": v for k, v in feeds.items()}
         np.savez(given, **arrays)
         command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads), resolver]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise RunnerFailed(f"the LiteRT runtime did not finish in {timeout:.0f} s", str(path)) from error
-        if done.returncode < 0:
-            name = signal.strsignal(-done.returncode)
-            what = f"the LiteRT runtime crashed (signal {-done.returncode}, {name}) loading {path.name}"
-            raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            raise RunnerFailed(f"the LiteRT runtime refuses the file: {lines[-1]}", str(path))
+        finished(command, "LiteRT", path, timeout)
         with np.load(found) as stored:
             return {k.removeprefix("y."): stored[k] for k in stored.files}
+
+
+def finished(command: Sequence[str], runtime: str, path: Path, timeout: float) -> str:
+    """What a runtime's child process said on stderr; raises RunnerFailed unless it came to its end."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RunnerFailed(f"the {runtime} runtime did not finish in {timeout:.0f} s", str(path)) from error
+    if done.returncode < 0:
+        name = signal.strsignal(-done.returncode)
+        what = f"the {runtime} runtime crashed (signal {-done.returncode}, {name}) loading {path.name}"
+        raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        said = next((line for line in lines if not line.startswith(("Traceback", " ", "INFO"))), lines[-1])
+        raise RunnerFailed(f"the {runtime} runtime refuses the file: {said}", str(path))
+    return done.stderr
 
 
 RUNNERS = {"tflite": lite_outputs, "onnx": onnx_file_outputs}
