@@ -200,15 +200,18 @@ class Writer:
         layout = Layout((*front, *layout.axes), layout.orders)
         return [self.broadcast(v, layout, rank) for v in node.inputs]
 
-    def elementwise(self, code: str, *views: View, dtype: Any = None, **options: Any) -> View:
+    def elementwise(self, code: str, *operands: View | ArrayLike, dtype: Any = None, **options: Any) -> View:
         """An op of views that have the same axes in the same places, each perhaps 1 where others have more.
 
-        Kernels broadcast up to RANKS; axes that broadcast alike are joined where there are more.
+        Kernels broadcast up to RANKS; axes that broadcast alike are joined where there are more. Arrays broadcast to
+        the first view.
         """
+        first = next(o for o in operands if isinstance(o, View))
+        views = [o if isinstance(o, View) else self.constant_beside(np.asarray(o), first) for o in operands]
         dims = tuple(int(d) for d in np.broadcast_shapes(*(v.dims for v in views)))
         orders = {a: o for v in views for a, o in v.layout.orders.items()}
-        layout = Layout(views[0].layout.axes, orders)
-        given: dict[str, Any] = {"dtype": dtype or views[0].tensor.dtype, **options}
+        layout = Layout(first.layout.axes, orders)
+        given: dict[str, Any] = {"dtype": dtype or first.tensor.dtype, **options}
         shapes = [v.tensor.shape for v in views]
         if len(set(shapes)) == 1 or len(shapes[0]) <= RANKS.get(code, 4):
             return self.op(code, *views, dims=dims, layout=layout, **given)
@@ -367,6 +370,10 @@ class Writer:
         if layout is None:
             view, layout = self.relaid(view, plain(len(view.dims))), plain(len(size))
         return view if size == view.dims else self.reshaped(view, size, layout)
+
+    def without(self, view: View, axis: int) -> View:
+        """A value without one of its ONNX axes, which is of size 1."""
+        return self.reshaped(view, (*view.dims[:axis], *view.dims[axis + 1 :]), view.layout.without({axis}))
 
     def plain(self, rank: int) -> Layout:
         """ONNX's own layout."""

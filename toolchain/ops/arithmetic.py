@@ -119,7 +119,7 @@ def pow_lite(w: Any, n: ir.Node) -> None:
         if held.size == 1 and held.item() in POWERS:
             code = POWERS[held.item()]
             return w.give(n.outputs[0], view if code is None else w.op(code, view))
-        return w.give(n.outputs[0], w.elementwise("POW", view, w.constant_beside(held, view)))
+        return w.give(n.outputs[0], w.elementwise("POW", view, held))
     if w.dtype(x) is not w.dtype(operand(n, 1)):
         w.refuse(n, "has a base and an exponent of two types", "Cast one of them")
     w.binary(n, "POW")

@@ -262,13 +262,18 @@ def gather_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
 
 
 def gather_lite(w: Any, n: ir.Node) -> None:
-    """Constant positions along one axis, wherever the file holds them."""
-    x, index, y = w.input(n.inputs[0]), w.parameter(n, 1), n.outputs[0]
-    axis = attribute(n, "axis", 0) % len(x.dims)
-    if index.ndim > 1 or dims(n.inputs[0])[axis] < 0:
-        w.refuse(n, "picks along the batch or with a table of indices", "Use one constant list of indices")
+    """Constant positions along one axis, wherever the file holds them; computed ones in ONNX's layout."""
+    x, index, y, axis = w.input(n.inputs[0]), constant(n.inputs[1]), n.outputs[0], gather_axis(n)
+    if dims(n.inputs[0])[axis] < 0:
+        w.refuse(n, "picks along the batch", "Pick along another axis")
+    if index is None:
+        x, places = w.relaid(x, w.plain(len(x.dims))), w.input(n.inputs[1])
+        size = (*x.dims[:axis], *places.dims, *x.dims[axis + 1 :])
+        places = w.op("FLOOR_MOD", w.relaid(places, w.plain(len(places.dims))), np.int32(x.dims[axis]))
+        made = w.op("GATHER", x, places, dims=size, layout=w.plain(len(size)), axis=axis, batchDims=0)
+        return w.give(y, made)
     picked = w.picked(x, axis, index.reshape(-1) % x.dims[axis])
-    w.give(y, picked if index.ndim else w.reshaped(picked, w.dims(y), picked.layout.without({axis})))
+    w.give(y, w.shaped(picked, w.dims(y)) if index.ndim else w.without(picked, axis))
 
 
 def gather_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
@@ -397,6 +402,14 @@ def trilu_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return side(x[0], 0 if given(x, 1) is None else int(np.ravel(numbers(n, x, 1))[0]))
 
 
+def trilu_lite(w: Any, n: ir.Node) -> None:
+    """A choice of constants: what is left out may be infinite."""
+    x, start = w.input(n.inputs[0]), w.parameter(n, 1)
+    side = np.triu if attribute(n, "upper", 1) else np.tril
+    kept = side(np.ones(x.dims[-2:], np.bool_), 0 if start is None else int(np.ravel(start)[0]))
+    w.give(n.outputs[0], w.elementwise("SELECT_V2", kept, x, x.tensor.dtype(0)))
+
+
 op(
     "Trilu",
     channels=trilu_channels,
@@ -406,6 +419,7 @@ op(
     ],
     ray=linear,
     torch=trilu_torch,
+    lite=trilu_lite,
 )
 
 
@@ -439,7 +453,16 @@ def cumsum_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return y - x[0] if attribute(n, "exclusive", 0) else y
 
 
-op("CumSum", channels=cumsum_channels, vjp=cumsum_vjp, ray=linear, torch=cumsum_torch)
+def cumsum_lite(w: Any, n: ir.Node) -> None:
+    """The file's own."""
+    if constant(n.inputs[1]) is None or dims(n.inputs[0])[cumsum_axis(n)] < 0:
+        w.refuse(n, "sums along the batch, or a computed axis", "Give it a constant axis of one sample")
+    settings = {"exclusive": bool(attribute(n, "exclusive", 0)), "reverse": bool(attribute(n, "reverse", 0))}
+    x = w.reordered(w.input(n.inputs[0]), cumsum_axis(n), None)
+    w.give(n.outputs[0], w.op("CUMSUM", x, np.int32(x.layout.place(cumsum_axis(n))), **settings))
+
+
+op("CumSum", channels=cumsum_channels, vjp=cumsum_vjp, ray=linear, torch=cumsum_torch, lite=cumsum_lite)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
