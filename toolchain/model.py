@@ -25,6 +25,7 @@ from toolchain.inference import Known, Uninferable, infer
 from toolchain.plain import parameter, simplify, targets
 from toolchain.validate import check_graph, check_parameters, read_proto
 
+LARGE = 1024  # bytes; smaller parameters say shapes and axes, which the lift has to read
 OPSET = 20  # older files are lifted to it; the op table holds from here to NEWEST
 NEWEST = 26
 OLDEST = 7
@@ -149,10 +150,12 @@ def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     if proto.functions:
         proto = inlined(proto, path)
     try:
-        model = ir.from_proto(lifted(proto) if opset < OPSET else proto)
+        light, weights = unloaded(proto)
+        del proto
+        model = ir.from_proto(lifted(light) if opset < OPSET else light)
     except (ir.serde.SerdeError, UnicodeDecodeError) as error:
         raise BadInput(f"is no sound ONNX model: {root_of(error)}", str(path)) from error
-    del proto
+    reload(model.graph, weights)
     own_parameters(model.graph)
     check_parameters(model.graph, path)
     batch, held_by = settle(model.graph, shapes or {}, path)
@@ -185,23 +188,42 @@ def save(model: Model, path: Path | str, force: bool = False) -> None:
     write_atomic(path, lambda file: file.writelines(pieces(model.ir)))
 
 
-# ---- opset ---------------------------------------------------------------------------------------------------------
-def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in opset 20, by onnx's own converter; parameters travel past it as untouched inputs."""
-    large = {t.name: t for t in proto.graph.initializer if len(t.raw_data) > 1024}
-    light = onnx.ModelProto()
-    light.CopyFrom(without_initializers(proto, large))
+# ---- weights and opset ---------------------------------------------------------------------------------------------
+def unloaded(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, ir.Tensor | None]]:
+    """The model with its large parameters as inputs, and their arrays; None, in the file's order, for the small ones.
+
+    A tensor of protobuf's is copied whenever it is looked at, and by every step that makes a model from a model.
+    """
+    weights: dict[str, ir.Tensor | None] = dict.fromkeys(t.name for t in proto.graph.initializer)
+    large = {t.name: t for t in proto.graph.initializer if t.ByteSize() > LARGE}
+    for name, tensor in large.items():
+        known = ir.serde.TensorProtoTensor(tensor)
+        weights[name] = ir.Tensor(known.numpy(), dtype=known.dtype, name=name, doc_string=tensor.doc_string)
+    light = without_initializers(proto, large)
     listed = {i.name for i in light.graph.input}
     for name, tensor in large.items():
         if name not in listed:
             light.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-    light.ir_version = max(light.ir_version, 10)
+    return light, weights
+
+
+def reload(graph: ir.Graph, weights: dict[str, ir.Tensor | None]) -> None:
+    """Give the values that stand for large parameters their arrays; all parameters in the file's order."""
+    values = {str(v.name): v for v in (*graph.inputs, *graph.initializers.values())}
+    for name in [n for n in weights if n in values]:
+        value, tensor = values[name], weights[name]
+        value.const_value = value.const_value if tensor is None else tensor
+        graph.initializers.pop(name, None)
+        graph.initializers[name] = value
+
+
+def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in opset 20, by onnx's own converter."""
+    proto.ir_version = max(proto.ir_version, 10)
     try:
-        light = onnx.version_converter.convert_version(light, OPSET)
+        return onnx.version_converter.convert_version(proto, OPSET)
     except (RuntimeError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise Unsupported(f"onnx cannot lift the model to opset {OPSET}: {root_of(error)}") from error
-    light.graph.initializer.extend(large.values())
-    return light
 
 
 def without_initializers(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

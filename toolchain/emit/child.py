@@ -1,7 +1,7 @@
 """Runs a TFLite file on the LiteRT runtime, in a process of its own: a malformed file can take the runtime down.
 
-child.py MODEL FEEDS.npz OUTPUTS.npz THREADS. Arrays are in ONNX's axes; the file's metadata says how it permutes them.
-The script imports nothing of the toolchain, so that it starts in a fraction of a second.
+child.py MODEL FEEDS.npz OUTPUTS.npz THREADS RESOLVER. Arrays are in ONNX's axes; the file's metadata says how it
+permutes them. The script imports nothing of the toolchain, so that it starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 
-def permutations(path: str) -> dict[str, dict[str, list[int]]]:
-    """ONNX axes in file order of inputs and outputs; empty for a file that does not say."""
+def permutations(path: str) -> dict[str, dict[str, Any]]:
+    """ONNX axes in file order of inputs and outputs, and where samples are not the first axis; empty if not told."""
     from ai_edge_litert import schema_py_generated as schema
 
     with open(path, "rb") as file:
@@ -49,9 +49,13 @@ def run(path: str, feeds: dict[str, Any], threads: int = 1, resolver: str = "BUI
             interpreter.set_tensor(detail["index"], encoded(rows, detail))
         interpreter.invoke()
         parts.append({k: decoded(interpreter.get_tensor(d["index"]), d) for k, d in out.items()})
-    joined = {k: np.concatenate([np.atleast_1d(p[k]) for p in parts]) for k in out}
-    joined = {k: y[: len(y) * samples // (len(parts) * batch)] for k, y in joined.items()}
-    return {k: np.transpose(y, np.argsort(turned["outputs"].get(k) or range(y.ndim))) for k, y in joined.items()}
+    joined: dict[str, Any] = {}
+    for k in out:
+        pieces = [np.atleast_1d(p[k]) for p in parts]
+        axis, last = turned.get("batch", {}).get(k, 0), np.argsort(turned["outputs"].get(k) or range(pieces[0].ndim))
+        y = np.concatenate([np.transpose(p, last) for p in pieces], axis)
+        joined[k] = y.take(range(y.shape[axis] * samples // (len(parts) * batch)), axis)
+    return joined
 
 
 def encoded(x: Any, detail: dict[str, Any]) -> Any:
@@ -72,4 +76,4 @@ def decoded(y: Any, detail: dict[str, Any]) -> Any:
 if __name__ == "__main__":
     with np.load(sys.argv[2]) as stored:
         given = {k.removeprefix("x."): stored[k] for k in stored.files}
-    np.savez(sys.argv[3], **{f"y.{k}": y for k, y in run(sys.argv[1], given, int(sys.argv[4])).items()})
+    np.savez(sys.argv[3], **{f"y.{k}": y for k, y in run(sys.argv[1], given, int(sys.argv[4]), sys.argv[5]).items()})

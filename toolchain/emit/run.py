@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.emit.tflite import to_tflite
+from toolchain.emit.tflite import batch_axis, to_tflite
 from toolchain.errors import RunnerFailed
-from toolchain.files import write_atomic
 from toolchain.model import Model
 from toolchain.session import run, session
 
@@ -62,8 +61,7 @@ def check(
 
 def write_and_check_tflite(model: Model, path: Path, x: NDArray[Any] | Arrays, threads: int = 1) -> EmissionCheck:
     """Emit a TFLite file, replacing one that is there, and compare it with the model."""
-    data = to_tflite(model).data
-    write_atomic(path, lambda file: file.write(data))
+    to_tflite(model).write(path)
     return check(model, path, x, threads)
 
 
@@ -76,7 +74,8 @@ def onnx_outputs(model: Model, feeds: Arrays, threads: int = 1) -> dict[str, NDA
     for i in range(0, samples, step):
         rows = range(i, i + step if isinstance(model.batch, int) else min(i + step, samples))
         parts.append(run(runner, {k: x.take(rows, axis=0, mode="wrap") for k, x in feeds.items()}))
-    joined = {str(v.name): np.concatenate([p[i] for p in parts]) for i, v in enumerate(model.graph.outputs)}
+    ends = [(i, str(v.name), batch_axis(v)) for i, v in enumerate(model.graph.outputs)]
+    joined = {name: np.concatenate([p[i] for p in parts], axis) for i, name, axis in ends}
     return {k: y if model.batch == "free" else y[:samples] for k, y in joined.items()}
 
 
@@ -87,8 +86,12 @@ def onnx_file_outputs(path: Path, feeds: Arrays, threads: int = 1) -> dict[str, 
     return onnx_outputs(load(path), feeds, threads)
 
 
-def lite_outputs(path: Path, feeds: Arrays, threads: int = 1, timeout: float = 600) -> dict[str, NDArray[Any]]:
+def lite_outputs(
+    path: Path, feeds: Arrays, threads: int = 1, timeout: float = 600, resolver: str = "BUILTIN"
+) -> dict[str, NDArray[Any]]:
     """What LiteRT computes in a child process: outputs by name, in ONNX's axes; any number of samples.
+
+    resolver  BUILTIN runs XNNPACK, BUILTIN_REF the reference kernels
 
     Raises RunnerFailed if the runtime refuses the file, crashes or does not come back.
     """
@@ -96,7 +99,7 @@ def lite_outputs(path: Path, feeds: Arrays, threads: int = 1, timeout: float = 6
         given, found = Path(folder, "feeds.npz"), Path(folder, "outputs.npz")
         arrays: dict[str, Any] = {f"x.{k}": v for k, v in feeds.items()}
         np.savez(given, **arrays)
-        command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads)]
+        command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads), resolver]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False

@@ -10,21 +10,24 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 import toolchain
+from toolchain.emit.flatbuffer import Buffer, Chunk, serialised
 from toolchain.emit.layout import Layout, channels_last, plain
 from toolchain.emit.prepare import prepared
 from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
 from toolchain.errors import Unsupported
+from toolchain.files import write_atomic
 from toolchain.model import Model
+from toolchain.ops.table import dims
 
 LARGEST = 2**31 - 2**20  # a flatbuffer's offsets are 31 bits
 LAYOUT = "jettison.layout"  # name of the metadata entry that says how inputs and outputs are permuted
@@ -37,21 +40,33 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"), "ReducerOptions"),
     "BATCH_MATMUL": "BatchMatMulOptions",
     "PADV2": "PadV2Options",
+    "CONV_3D": "Conv3DOptions",
+    "CONV_3D_TRANSPOSE": "Conv3DOptions",
 }
 IN_PLACE = {"ADD", "SUB", "MUL", "DIV", "SOFTMAX"}  # ops whose result LiteRT may put where their input was
-ENUMS = {"padding": "Padding", ACTIVATION: "ActivationFunctionType"}
+ENUMS = {"padding": "Padding", "mode": "MirrorPadMode", ACTIVATION: "ActivationFunctionType"}
 
 
 @dataclass(frozen=True)
 class LiteModel:
     """A TFLite file and how to feed it.
 
+    chunks           the file's bytes, one after another
     inputs, outputs  name -> ONNX axes in file order: file array = ONNX array.transpose(axes)
     """
 
-    data: bytes
+    chunks: Sequence[Chunk]
     inputs: dict[str, tuple[int, ...]]
     outputs: dict[str, tuple[int, ...]]
+
+    @property
+    def data(self) -> bytes:
+        """The file in one piece."""
+        return b"".join(self.chunks)
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically, weight by weight."""
+        write_atomic(path, lambda file: file.writelines(self.chunks))
 
 
 def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int = 1) -> LiteModel:
@@ -64,13 +79,20 @@ def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int =
     writer = written(prepared(model, batch), batch)
     inputs = {str(v.name): axes(view.layout) for v, view in writer.inputs.items()}
     outputs = {str(v.name): axes(writer.views[v].layout) for v in writer.graph.outputs}
-    entries = {LAYOUT: json.dumps({"inputs": inputs, "outputs": outputs}), **(metadata or {})}
+    told = {"inputs": inputs, "outputs": outputs}
+    samples = {str(v.name): batch_axis(v) for v in writer.graph.outputs if batch_axis(v)}
+    entries = {LAYOUT: json.dumps(told | ({"batch": samples} if samples else {})), **(metadata or {})}
     return LiteModel(packed(writer, entries), inputs, outputs)
 
 
 def axes(layout: Layout) -> tuple[int, ...]:
     """The permutation of a layout that has no axes of its own."""
     return tuple(a for a in layout.axes if a is not None)
+
+
+def batch_axis(value: ir.Value) -> int:
+    """The axis of samples: that of the hidden states of a recurrent network is not the first."""
+    return next((a for a, d in enumerate(dims(value)) if d < 0), 0)
 
 
 def written(graph: ir.Graph, batch: int) -> Writer:
@@ -155,42 +177,22 @@ def version(operation: Operation) -> int:
         return 5
     if code == "TRANSPOSE_CONV":
         return 3  # a bias
+    if code == "BROADCAST_TO":
+        return 2
+    if code.startswith("RESIZE") and (options.get("halfPixelCenters") or (options["alignCorners"] and "NEAR" in code)):
+        return 3
     if code == "TRANSPOSE" and rank > 4:
         return {5: 4, 6: 6}.get(rank, 8)
     if code in ("MAXIMUM", "MINIMUM", "SUB", "DIV") and broadcasts and rank > 4:
         return 2 if code == "DIV" else 3
     if rank > 4:
-        return {"PAD": 4, "PADV2": 4, "SLICE": 5}.get(code, 1)
+        return {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4}.get(code, 1)
     return 1
 
 
 # ---- flatbuffer ----------------------------------------------------------------------------------------------------
-class Aligned:
-    """A buffer whose bytes stand at a multiple of 16; flatbuffers' Python writer ignores the schema's force_align."""
-
-    def __init__(self, array: NDArray[Any] | None = None) -> None:
-        self.array = array
-
-    def Pack(self, builder: Any) -> int:
-        """Write the buffer; flatbuffers' object API calls this."""
-        from ai_edge_litert import schema_py_generated as schema
-
-        data = None
-        if self.array is not None:
-            payload = np.ascontiguousarray(self.array).reshape(-1).view(np.uint8)
-            builder.StartVector(1, len(payload), 16)
-            builder.head -= len(payload)
-            builder.Bytes[builder.head : builder.head + len(payload)] = payload.data
-            data = builder.EndVector()
-        schema.BufferStart(builder)
-        if data is not None:
-            schema.BufferAddData(builder, data)
-        return schema.BufferEnd(builder)
-
-
-def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
-    """The file's bytes."""
-    import flatbuffers
+def packed(writer: Writer, metadata: dict[str, str]) -> Sequence[Chunk]:
+    """The file's chunks."""
     from ai_edge_litert import schema_py_generated as schema
 
     ends = [v.tensor for v in writer.inputs.values()], [writer.views[v].tensor for v in writer.graph.outputs]
@@ -198,7 +200,7 @@ def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
     number = {t: i for i, t in enumerate(tensors)}
     names = names_of(writer, tensors)
     buffers, where_held = held(tensors)
-    if sum(b.array.nbytes for b in buffers if b.array is not None) > LARGEST:
+    if sum(b.bytes.size for b in buffers if b.bytes is not None) > LARGEST:
         raise Unsupported("the weights exceed 2 GiB, which a TFLite file cannot hold", way_out="Export to onnx")
     codes = sorted({(o.code, version(o)) for o in writer.operations})
     kinds = schema.TensorType
@@ -216,8 +218,7 @@ def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
     )
     maps = [[schema.TensorMapT(name=names[t], tensorIndex=number[t]) for t in side] for side in ends]
     entries = [schema.MetadataT(name=k, buffer=len(buffers) + i) for i, k in enumerate(metadata)]
-    buffers += [Aligned(np.frombuffer(text.encode(), np.uint8)) for text in metadata.values()]
-    builder = flatbuffers.Builder(sum(b.array.nbytes + 64 for b in buffers if b.array is not None) + (1 << 16))
+    buffers += [Buffer(np.frombuffer(text.encode(), np.uint8)) for text in metadata.values()]
     file = schema.ModelT(
         version=3,
         operatorCodes=[operator_code(schema, code, v) for code, v in codes],
@@ -227,8 +228,7 @@ def packed(writer: Writer, metadata: dict[str, str]) -> bytes:
         metadata=entries,
         signatureDefs=[schema.SignatureDefT(inputs=maps[0], outputs=maps[1], signatureKey="serving_default")],
     )
-    builder.Finish(file.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return serialised(file)
 
 
 def names_of(writer: Writer, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
@@ -245,21 +245,21 @@ def names_of(writer: Writer, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
     return names
 
 
-def held(tensors: Iterable[Tensor]) -> tuple[list[Aligned], list[int]]:
+def held(tensors: Iterable[Tensor]) -> tuple[list[Buffer], list[int]]:
     """Buffers, shared parameters once, and the buffer of each tensor; 0 is the empty one.
 
     Equal floats of different names stay apart: a quantiser gives each its own scale.
     """
-    buffers, known, numbers = [Aligned()], dict[tuple[str, bytes], int](), list[int]()
+    buffers, known, numbers = [Buffer()], dict[tuple[str, bytes], int](), list[int]()
     for tensor in tensors:
         if tensor.array is None:
             numbers.append(0)
             continue
-        array = np.ascontiguousarray(tensor.array, tensor.dtype)
+        tensor.array = array = np.ascontiguousarray(tensor.array, tensor.dtype)
         key = ("" if tensor.dtype is np.int32 else tensor.stem, sha256(array.data).digest())
         if key not in known:
             known[key] = len(buffers)
-            buffers.append(Aligned(array))
+            buffers.append(Buffer(array))
         numbers.append(known[key])
     return buffers, numbers
 

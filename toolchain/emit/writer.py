@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -17,19 +18,36 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from toolchain.emit.layout import Dims, Layout, image, plain, reshaped
+from toolchain.emit.layout import Dims, Layout, channels_last, image, plain, reshaped
 from toolchain.errors import Unsupported
-from toolchain.ops.pooling import Window, planar
+from toolchain.ops.pooling import Window, borders, planar
 from toolchain.ops.table import constant, dims, find, where
 
 ACTIVATION = "fusedActivationFunction"
-CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # of the weights, for ops with a bias
-FUSES = {*CHANNEL_AXIS, "ADD", "SUB", "MUL", "DIV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
+CHANNEL_AXIS = {  # of the weights, which are input 1; a bias is the last
+    **{"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "CONV_3D": 4, "FULLY_CONNECTED": 0},
+    **{"TRANSPOSE_CONV": 0, "CONV_3D_TRANSPOSE": 3},
+}
+STRIDES = ("strideD", "strideH", "strideW")
+DILATIONS = ("dilationDFactor", "dilationHFactor", "dilationWFactor")
+FUSES = {
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "CONV_3D",
+    "FULLY_CONNECTED",
+    "ADD",
+    "SUB",
+    "MUL",
+    "DIV",
+    "MAX_POOL_2D",
+    "AVERAGE_POOL_2D",
+}
 KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
 RANKS = {  # axes along which kernels broadcast, 4 where not named
     **dict.fromkeys(("ADD", "MUL"), 6),
     **dict.fromkeys(("SUB", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2"), 5),
 }
+MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
 FILE_TYPES = {
     **{ir.DataType.FLOAT: np.float32, ir.DataType.BOOL: np.bool_, ir.DataType.INT64: np.int32},
     **{ir.DataType.INT32: np.int32, ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8},
@@ -126,10 +144,10 @@ class Writer:
         return self.views[value] if layout is None else self.relaid(self.views[value], layout)
 
     def image(self, node: ir.Node) -> View:
-        """Input 0 as an image [N, H, W, C]; a signal [N, C, L] gets the height 1."""
+        """Input 0 channels last, as an image [N, H, W, C] or a volume; a signal [N, C, L] gets the height 1."""
         rank = len(self.dims(node.inputs[0]))
-        if rank not in (3, 4):
-            self.refuse(node, f"has {rank - 2} spatial axes", "Only 1-D and 2-D windows exist in TFLite")
+        if rank not in (3, 4, 5):
+            self.refuse(node, f"has {rank - 2} spatial axes", "TFLite's windows have 1 to 3")
         return self.input(node.inputs[0], image(rank))
 
     def parameter(self, node: ir.Node, i: int) -> NDArray[Any] | None:
@@ -195,9 +213,7 @@ class Writer:
         rank = len(self.dims(node.outputs[0]))
         computed = [v for v in node.inputs if constant(v) is None] or node.inputs
         leader = self.input(max(computed, key=lambda v: math.prod(self.dims(v))))
-        layout = leader.layout.lifted(rank - len(leader.dims))
-        front = [a for a in range(rank) if a not in layout.axes]
-        layout = Layout((*front, *layout.axes), layout.orders)
+        layout = self.lifted(leader, rank)
         return [self.broadcast(v, layout, rank) for v in node.inputs]
 
     def elementwise(self, code: str, *operands: View | ArrayLike, dtype: Any = None, **options: Any) -> View:
@@ -224,15 +240,21 @@ class Writer:
         size = tuple(int(d) for d in np.broadcast_shapes(*joined))
         return self.reshaped(self.op(code, *parts, dims=size, layout=flat, **given), dims, layout)
 
+    def lifted(self, view: View, rank: int) -> Layout:
+        """The layout of a view with unit axes in front up to `rank`."""
+        layout = view.layout.lifted(rank - len(view.dims))
+        front = [a for a in range(rank) if a not in layout.axes]
+        return Layout((*front, *layout.axes), layout.orders)
+
     def broadcast(self, value: ir.Value | None, layout: Layout, rank: int) -> View:
         """A value with unit axes in front up to `rank`, in a layout of that rank."""
         array = constant(value)
         if value is not None and array is not None:
             array = array.reshape((1,) * (rank - array.ndim) + array.shape)
             return View(self.constant(layout.arranged(array), str(value.name)), array.shape, layout)
-        return self.relaid(self.lifted(self.input(value), rank), layout)
+        return self.relaid(self.raised(self.input(value), rank), layout)
 
-    def lifted(self, view: View, rank: int) -> View:
+    def raised(self, view: View, rank: int) -> View:
         """The same with unit axes in front."""
         by = rank - len(view.dims)
         return View(view.tensor, (1,) * by + view.dims, view.layout.lifted(by))
@@ -293,14 +315,71 @@ class Writer:
         places = positions if here is None else np.argsort(here)[positions]
         return self.gathered(view, axis, places, None)
 
+    def taken(self, view: View, picks: dict[int, NDArray[Any]]) -> View:
+        """ONNX positions along axes: one SLICE or STRIDED_SLICE for all that step forward, a GATHER for each other."""
+        stepped: dict[int, range] = {}
+        for axis, positions in picks.items():
+            steps = forward(positions)
+            if steps is None or axis in view.layout.orders or len(view.layout.axes) > MOST_SLICED:
+                view = self.picked(view, axis, positions)
+            elif len(steps) < view.dims[axis]:
+                stepped[axis] = steps
+        if not stepped:
+            return view
+        dims = tuple(len(stepped.get(a, range(d))) for a, d in enumerate(view.dims))
+        ranges = [
+            stepped.get(-1 if a is None else a, range(d))
+            for a, d in zip(view.layout.axes, view.tensor.shape, strict=True)
+        ]
+        begin, step = (np.array([getattr(r, k) for r in ranges], np.int32) for k in ("start", "step"))
+        if (step == 1).all():
+            return self.op("SLICE", view, begin, np.array(view.layout.shape(dims), np.int32), dims=dims)
+        end = np.array([r[-1] + 1 for r in ranges], np.int32)
+        masks = dict.fromkeys(("beginMask", "endMask", "ellipsisMask", "newAxisMask", "shrinkAxisMask"), 0)
+        return self.op("STRIDED_SLICE", view, begin, end, step, dims=dims, **masks)
+
     def sliced(self, view: View, axis: int, begin: int, size: int) -> View:
         """`size` positions along an ONNX axis."""
-        if size == view.dims[axis]:
+        return self.taken(view, {axis: np.arange(begin, begin + size)})
+
+    def expanded(self, value: ir.Value | None, dims: Dims) -> View:
+        """A value repeated to these dimensions, by ONNX's rule of broadcasting."""
+        array = constant(value)
+        if array is not None:
+            return View(self.constant(np.broadcast_to(array, dims)), dims, plain(len(dims)))
+        view = self.input(value)
+        layout = self.lifted(view, len(dims))
+        view = self.broadcast(value, layout, len(dims))
+        if view.dims == dims:
             return view
-        dims, start = list(view.dims), [0] * len(view.dims)
-        dims[axis], start[axis] = size, begin
-        corner = np.array([0 if a is None else start[a] for a in view.layout.axes], np.int32)
-        return self.op("SLICE", view, corner, np.array(view.layout.shape(tuple(dims)), np.int32), dims=tuple(dims))
+        return self.op("BROADCAST_TO", view, np.array(layout.shape(dims), np.int32), dims=dims)
+
+    def tiled(self, view: View, repeats: list[int]) -> View:
+        """The value side by side with itself, so often along each ONNX axis."""
+        layout = view.layout
+        for axis, order in view.layout.orders.items():
+            size = len(order)
+            layout = layout.ordered(axis, tuple(o + k * size for k in range(repeats[axis]) for o in order))
+        dims = tuple(d * r for d, r in zip(view.dims, repeats, strict=True))
+        table = np.array([1 if a is None else repeats[a] for a in layout.axes], np.int32)
+        return view if dims == view.dims else self.op("TILE", view, table, dims=dims, layout=layout)
+
+    def multiplied(self, view: View, axis: int, matrix: NDArray[Any]) -> View:
+        """A constant matrix [M, size] times the value along one ONNX axis, wherever the file holds it."""
+        order = view.layout.orders.get(axis)
+        matrix = matrix if order is None else matrix.take(order, axis=1)
+        place, shape = view.layout.place(axis), view.tensor.shape
+        dims = (*view.dims[:axis], len(matrix), *view.dims[axis + 1 :])
+        layout = view.layout.ordered(axis, None)
+        if math.prod(shape[place + 1 :]) == 1:
+            stacked = (math.prod(shape[:place]), shape[place])
+            y = self.fully_connected(self.reshaped(view, stacked, plain(2)), matrix, None)
+        else:
+            stacked = (math.prod(shape[:place]), shape[place], math.prod(shape[place + 1 :]))
+            x = self.reshaped(view, stacked, plain(3))
+            sizes = (stacked[0], len(matrix), stacked[2])
+            y = self.op("BATCH_MATMUL", matrix.astype(np.float32)[None], x, dims=sizes, adjX=False, adjY=False)
+        return self.reshaped(y, dims, layout)
 
     # ---- layouts ---------------------------------------------------------------------------------------------------
     def relaid(self, view: View, layout: Layout) -> View:
@@ -324,19 +403,40 @@ class Writer:
                 perm, layout_now = [there.index(a) for a in wanted], Layout(tuple(wanted), orders)
             else:
                 perm, layout_now = [view.layout.axes.index(a) for a in layout.axes], layout
-            view = self.op("TRANSPOSE", view, np.array(perm, np.int32), layout=layout_now)
+            folded = self.rows_permuted(view, perm, layout_now)
+            view = folded or self.op("TRANSPOSE", view, np.array(perm, np.int32), layout=layout_now)
         view = self.reshaped(view, view.dims, layout)
         self.copies[source.tensor].append((source, view))
         return view
 
+    def rows_permuted(self, view: View, perm: list[int], layout: Layout) -> View | None:
+        """A transposed reshape of a dense layer, moved into the layer's rows; None where something else reads either.
+
+        A decoder's first maps are made by a dense layer: nothing has to move between them and a convolution.
+        """
+        shaped = view.tensor.producer
+        made = shaped.inputs[0].producer if shaped is not None and shaped.code == "RESHAPE" else None
+        if made is None or made.code != "FULLY_CONNECTED" or math.prod(made.output.shape[:-1]) != 1:
+            return None
+        if not self.is_private(view.tensor) or not self.is_private(made.output, readers=1):
+            return None
+        places = np.arange(made.output.shape[-1]).reshape(view.tensor.shape).transpose(perm).ravel()
+        x, *parameters = made.inputs
+        made.inputs = [x, *(replace(t, array=t.array[places]) for t in parameters if t.array is not None)]
+        return self.reshaped(View(made.output, view.dims, view.layout), view.dims, layout)
+
     def reordered(self, view: View, axis: int, order: tuple[int, ...] | None) -> View:
-        """The same value with its positions along an axis in another order."""
+        """The same value with its positions along an axis in another order; that of channels goes into the weights."""
         size = view.dims[axis]
         here = view.layout.orders.get(axis)
         if here == order:
             return view
         found = np.argsort(np.arange(size) if here is None else here)
-        return self.gathered(view, axis, found[np.arange(size) if order is None else list(order)], order)
+        places, made = found[np.arange(size) if order is None else list(order)], view.tensor.producer
+        if made is not None and is_dense(made) and view.layout.axes[-1] == axis and self.is_private(view.tensor):
+            hold(made, *(a[places] for a in parameters(made)))
+            return replace(view, layout=view.layout.ordered(axis, order))
+        return self.gathered(view, axis, places, order)
 
     def gathered(self, view: View, axis: int, places: NDArray[Any], order: tuple[int, ...] | None) -> View:
         """Positions of the file along an axis; they then stand in `order` of what they are in ONNX."""
@@ -419,43 +519,69 @@ class Writer:
         return replace(view, dims=tuple(view.dims[a] for a in perm), layout=view.layout.transposed(perm))
 
     # ---- windows ---------------------------------------------------------------------------------------------------
-    def padded(self, view: View, amounts: list[tuple[int, int]], filler: float = 0.0) -> View:
-        """A value with (begin, end) constants around each ONNX axis."""
+    def padded(self, view: View, amounts: list[tuple[int, int]], filler: float = 0.0, is_mirror: bool = False) -> View:
+        """A value with (begin, end) positions around each ONNX axis: one constant, or mirrored on its two ends."""
         if not any(map(any, amounts)):
             return view
+        for axis in [a for a in view.layout.orders if any(amounts[a])]:
+            view = self.reordered(view, axis, None)
         table = np.array([(0, 0) if a is None else amounts[a] for a in view.layout.axes], np.int32)
         size = tuple(d + b + e for d, (b, e) in zip(view.dims, amounts, strict=True))
+        if is_mirror:
+            return self.op("MIRROR_PAD", view, table, dims=size, mode="REFLECT")
         if filler == 0:
             return self.op("PAD", view, table, dims=size)
-        return self.op("PADV2", view, table, np.array([filler], np.float32), dims=size)
+        return self.op("PADV2", view, table, np.array([filler], view.tensor.dtype), dims=size)
 
-    def windowed(self, node: ir.Node, x: View, v: Window, filler: float | None = 0.0) -> tuple[View, dict[str, Any]]:
+    def windowed(
+        self, node: ir.Node, x: View, v: Window, sizes: Sequence[int], filler: float | None = 0.0
+    ) -> tuple[View, dict[str, Any]]:
         """Padding and strides of a window: SAME where it means these pads, else x padded for VALID.
 
+        sizes   space of the result
         filler  value of padded places; None where SAME would not count them but the node does
         """
-        before: list[int] = []
-        after: list[int] = []
-        is_same = filler is not None
-        for i, (size, out) in enumerate(zip(x.dims[2:], self.dims(node.outputs[0])[2:], strict=True)):
-            extent, begin = (v.kernel[i] - 1) * v.dilations[i] + 1, v.pads[i]
-            end = max((out - 1) * v.strides[i] + extent - size - begin, 0)
-            total = max((-(-size // v.strides[i]) - 1) * v.strides[i] + extent - size, 0)
-            is_same &= (out, begin, end) == (-(-size // v.strides[i]), total // 2, total - total // 2)
-            before, after = [*before, begin], [*after, end]
-        if min(before) < 0:
+        if min(v.pads) < 0:
             self.refuse(node, f"has negative pads {v.pads}", "Crop with a Slice before it")
-        settings = {"padding": "SAME" if is_same and any(before + after) else "VALID"}
-        settings |= dict(zip(("strideH", "strideW"), planar(v.strides), strict=True))
+        around, is_same = borders(v, x.dims[2:], sizes), filler is not None
+        for size, out, stride, (begin, end) in zip(x.dims[2:], sizes, v.strides, around, strict=True):
+            is_same &= out == -(-size // stride) and end - begin in (0, 1)
+        settings: dict[str, Any] = {"padding": "SAME" if is_same and any(map(any, around)) else "VALID"}
+        settings |= self.strides(v)
         if settings["padding"] == "VALID":
-            x = self.padded(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], filler or 0.0)
+            x = self.padded(x, [(0, 0), (0, 0), *around], filler or 0.0)
         return x, settings
 
+    def strides(self, v: Window) -> dict[str, int]:
+        """Strides by the file's names."""
+        return dict(zip(STRIDES[-max(len(v.strides), 2) :], planar(v.strides), strict=True))
+
+    def convolved(
+        self,
+        node: ir.Node,
+        x: View,
+        code: str,
+        filters: Tensor | NDArray[Any],
+        bias: NDArray[Any],
+        v: Window,
+        sizes: Sequence[int],
+    ) -> View:
+        """A convolution of one group or of one for each channel, with filters as the file wants them."""
+        x, settings = self.windowed(node, x, v, sizes)
+        settings |= dict(zip(DILATIONS[-max(len(v.dilations), 2) :], planar(v.dilations), strict=True))
+        if code == "DEPTHWISE_CONV_2D":
+            settings["depthMultiplier"] = len(bias) // x.dims[1]
+        return self.op(code, x, filters, bias, dims=(x.dims[0], len(bias), *sizes), **settings)
+
+    def restacked(self, view: View, dims: Dims) -> View:
+        """An image or a volume, channels last, as another one of the same bytes."""
+        return self.reshaped(view, dims, channels_last(len(dims)))
+
     # ---- folding ---------------------------------------------------------------------------------------------------
-    def is_private(self, tensor: Tensor) -> bool:
-        """Whether only the node at hand reads it."""
+    def is_private(self, tensor: Tensor, readers: int = 0) -> bool:
+        """Whether only the node at hand reads it, beside the ops that are counted."""
         alone = all(len(v.uses()) == 1 and not v.is_graph_output() for v in tensor.values)
-        return tensor.readers == 0 and bool(tensor.values) and alone
+        return tensor.readers == readers and bool(tensor.values) and alone
 
     def activation(self, node: ir.Node, kind: str) -> None:
         """RELU or RELU6, inside the op that makes its input where nothing else reads that."""
@@ -470,7 +596,7 @@ class Writer:
     def affine(self, x: ir.Value | None, scale: NDArray[Any] | None, shift: NDArray[Any]) -> View:
         """scale·x + shift, both broadcasting to x; inside the weights that make x, if nothing else reads it."""
         view = self.input(x)
-        made = view.tensor.producer
+        made = self.uncut(view.tensor)
         factor, term = None if scale is None else self.beside(scale, view), self.beside(shift, view)
         fits = all(p is None or p.size == p.shape[-1] for p in (factor, term)) and self.is_private(view.tensor)
         if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
@@ -479,6 +605,13 @@ class Writer:
         if factor is not None:
             view = self.op("MUL", view, factor)
         return self.op("ADD", view, term)
+
+    def uncut(self, tensor: Tensor) -> Operation | None:
+        """What makes a value, before its border was cut off: a factor for each channel may go there."""
+        made = tensor.producer
+        if made is None or made.code != "SLICE" or made.output.shape[-1] != made.inputs[0].shape[-1]:
+            return made
+        return self.uncut(made.inputs[0]) if made.inputs[0].readers == 1 and not made.inputs[0].values else made
 
     def is_nonnegative(self, view: View) -> bool:
         """Whether a value is known to be at least 0: then 0 pads a maximum as well as −∞ does."""
@@ -515,15 +648,38 @@ def runs_alike(shapes: list[Dims]) -> list[Dims]:
     return [tuple(run) for run in found]
 
 
+def forward(positions: NDArray[Any]) -> range | None:
+    """Positions that go forward by even steps, or None."""
+    step = int(positions[1] - positions[0]) if len(positions) > 1 else 1
+    steps = range(int(positions[0]), int(positions[-1]) + 1, max(step, 1)) if len(positions) else range(0)
+    return steps if len(steps) and np.array_equal(positions, steps) else None
+
+
+def is_dense(made: Operation) -> bool:
+    """Whether each output channel has weights of its own for all input channels."""
+    is_grouped = made.code == "CONV_2D" and made.inputs[0].shape[3] != made.inputs[1].shape[3]
+    return made.code in ("CONV_2D", "CONV_3D", "FULLY_CONNECTED") and not is_grouped
+
+
+def parameters(made: Operation) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Weights and bias of an op; the weights with their output channels in front."""
+    weights, bias = made.inputs[1].array, made.inputs[-1].array
+    assert weights is not None and bias is not None
+    return np.moveaxis(weights, CHANNEL_AXIS[made.code], 0), bias
+
+
+def hold(made: Operation, weights: NDArray[Any], bias: NDArray[Any]) -> None:
+    """Give an op other weights, with their output channels in front, and another bias."""
+    inputs, weights = made.inputs, np.moveaxis(weights, 0, CHANNEL_AXIS[made.code])
+    kept = [Tensor(a.shape, np.float32, t.stem, a) for a, t in ((weights, inputs[1]), (bias, inputs[-1]))]
+    made.inputs = [inputs[0], kept[0], *inputs[2:-1], kept[1]]
+
+
 def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:
     """Fold y ↦ factor·y + term into the weights and the bias of the op that makes y."""
-    x, weights, bias = made.inputs
-    assert weights.array is not None and bias.array is not None
-    shift = bias.array.astype(np.float64)
+    weights, bias = parameters(made)
+    bias = bias.astype(np.float64)
     if factor is not None:
-        along = [-1 if a == CHANNEL_AXIS[made.code] else 1 for a in range(weights.array.ndim)]
-        scaled = weights.array * factor.astype(np.float64).reshape(-1).reshape(along)
-        weights = Tensor(scaled.shape, np.float32, weights.stem, scaled)
-        shift = shift * factor.reshape(-1)
-    shift = shift + term.reshape(-1)
-    made.inputs = [x, weights, Tensor(shift.shape, np.float32, bias.stem, shift)]
+        factor = factor.astype(np.float64).reshape(-1)
+        weights, bias = weights * factor.reshape(-1, *[1] * (weights.ndim - 1)), bias * factor
+    hold(made, weights, bias + term.reshape(-1))

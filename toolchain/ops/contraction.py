@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.pooling import bordered, planar, skipped, window
+from toolchain.ops.pooling import bordered, skipped, window
 from toolchain.ops.table import (
     Keep,
     Ray,
@@ -95,19 +95,19 @@ def conv_macs(n: ir.Node, shape: Shape) -> int:
 
 
 def conv_lite(w: Any, n: ir.Node) -> None:
-    """Weights [O, h, w, I / groups], depthwise [1, h, w, O]."""
-    v, groups = window(n), attribute(n, "group", 1)
-    weights, bias = w.parameter(n, 1), w.parameter(n, 2)
+    """Weights [O, h, w, I / groups], depthwise [1, h, w, O], of a volume [d, h, w, I, O] for each group."""
+    v, groups, x, sizes = window(n), attribute(n, "group", 1), w.image(n), w.dims(n.outputs[0])[2:]
+    weights, bias, name = w.parameter(n, 1), w.parameter(n, 2), operand(n, 1).name
+    bias = np.zeros(len(weights), np.float32) if bias is None else bias
     kernel = weights if weights.ndim > 3 else weights[:, :, None]
-    x, settings = w.windowed(n, w.image(n), v)
-    settings |= dict(zip(("dilationHFactor", "dilationWFactor"), planar(v.dilations), strict=True))
-    if groups > 1 and kernel.shape[1] == 1:
-        code, kernel = "DEPTHWISE_CONV_2D", kernel.transpose(1, 2, 3, 0)
-        settings["depthMultiplier"] = len(weights) // groups
-    else:
-        code, kernel = "CONV_2D", kernel.transpose(0, 2, 3, 1)
-    filters, bias = w.constant(kernel, operand(n, 1).name), np.zeros(len(weights), np.float32) if bias is None else bias
-    w.give(n.outputs[0], w.op(code, x, filters, bias, dims=w.dims(n.outputs[0]), **settings))
+    code, order, count = ("CONV_2D", (0, 2, 3, 1), 1) if kernel.ndim == 4 else ("CONV_3D", (2, 3, 4, 1, 0), groups)
+    if kernel.ndim == 4 and groups > 1 and kernel.shape[1] == 1:
+        code, order = "DEPTHWISE_CONV_2D", (1, 2, 3, 0)
+    parts, split = [], lambda a: np.split(a, count)
+    for rows, filters, term in zip(split(np.arange(x.dims[1])), split(kernel), split(bias), strict=True):
+        part = w.sliced(x, 1, int(rows[0]), len(rows))
+        parts.append(w.convolved(n, part, code, w.constant(filters.transpose(order), name), term, v, sizes))
+    w.give(n.outputs[0], w.concatenated(parts, 1))
 
 
 def conv_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
@@ -167,34 +167,36 @@ def convtranspose_macs(n: ir.Node, shape: Shape) -> int:
 
 
 def convtranspose_lite(w: Any, n: ir.Node) -> None:
-    """Without padding, then cut; groups one by one; a dilated kernel with its zeros written out."""
-    v, groups, x = window(n), attribute(n, "group", 1), w.image(n)
-    weights, bias = w.parameter(n, 1), w.parameter(n, 2)
+    """SAME where it means these pads, else all that is reached, then cut; groups one by one.
+
+    Weights [O, h, w, I], of a volume [d, h, w, O, I]; a dilated kernel has its zeros written out.
+    """
+    v, groups, x, wanted = window(n), attribute(n, "group", 1), w.image(n), w.dims(n.outputs[0])
+    weights, bias, name = w.parameter(n, 1), w.parameter(n, 2), operand(n, 1).name
     extents = [(k - 1) * d + 1 for k, d in zip(v.kernel, v.dilations, strict=True)]
     kernel = np.zeros((*weights.shape[:2], *extents), np.float32)
     kernel[(..., *(slice(None, None, d) for d in v.dilations))] = weights
-    wanted = w.dims(n.outputs[0])
-    full = [(i - 1) * s + e for i, s, e in zip(x.dims[2:], v.strides, extents, strict=True)]
-    size = [max(f, b + o) for f, b, o in zip(full, v.pads, wanted[2:], strict=False)]
-    if attribute(n, "output_shape") or any(s - f >= t for s, f, t in zip(size, full, v.strides, strict=True)):
-        w.refuse(n, "has an output_shape, or output_padding of a stride or more", "Export with explicit pads")
     kernel = kernel if kernel.ndim > 3 else kernel[:, :, None]
-    columns = kernel.shape[1]
-    bias = np.zeros(columns * groups, np.float32) if bias is None else bias
-    rows, parts = x.dims[1] // groups, []
-    for g in range(groups):
-        part = x if groups == 1 else w.sliced(x, 1, g * rows, rows)
-        filters = w.constant(kernel[g * rows : (g + 1) * rows].transpose(1, 2, 3, 0), operand(n, 1).name)
-        dims_of_part = (wanted[0], columns, *size)
-        shape = np.array(x.layout.shape(dims_of_part), np.int32)
-        strides = dict(zip(("strideH", "strideW"), planar(v.strides), strict=True))
-        term = bias[g * columns : (g + 1) * columns]
-        made = w.op("TRANSPOSE_CONV", shape, filters, part, term, dims=dims_of_part, padding="VALID", **strides)
-        parts.append(made)
-    y = parts[0] if groups == 1 else w.concatenated(parts, 1)
-    for axis, begin in enumerate(v.pads[: len(v.kernel)], 2):
-        y = w.sliced(y, axis, begin, wanted[axis])
-    w.give(n.outputs[0], y)
+    bias = np.zeros(kernel.shape[1] * groups, np.float32) if bias is None else bias
+    places, wide = x.dims[2:], wanted[2:]
+    full = [(i - 1) * s + e for i, s, e in zip(places, v.strides, extents, strict=True)]
+    is_same = all(
+        -(-o // s) == i and f - o >= 0 and (f - o) // 2 == b
+        for i, s, f, o, b in zip(places, v.strides, full, wide, v.pads, strict=False)
+    )
+    size = list(wide) if is_same else [max(f, b + o) for f, b, o in zip(full, v.pads, wide, strict=False)]
+    if min(v.pads) < 0 or any(s - f >= t for s, f, t in zip(size, full, v.strides, strict=True)):
+        w.refuse(n, "has negative pads, or reaches a stride beyond its last place", "Export with other pads")
+    code, order = ("TRANSPOSE_CONV", (1, 2, 3, 0)) if kernel.ndim == 4 else ("CONV_3D_TRANSPOSE", (2, 3, 4, 1, 0))
+    settings = {"padding": "SAME" if is_same else "VALID"} | w.strides(v)
+    parts, split = [], lambda a: np.split(a, groups)
+    for rows, filters, term in zip(split(np.arange(x.dims[1])), split(kernel), split(bias), strict=True):
+        part, sizes = w.sliced(x, 1, int(rows[0]), len(rows)), (wanted[0], len(term), *size)
+        shape, filters = np.array(x.layout.shape(sizes), np.int32), w.constant(filters.transpose(order), name)
+        parts.append(w.op(code, shape, filters, part, term, dims=sizes, **settings))
+    y = w.concatenated(parts, 1)
+    begins = dict(enumerate([0] * len(size) if is_same else v.pads[: len(size)], 2))
+    w.give(n.outputs[0], w.taken(y, {a: np.arange(b, b + wanted[a]) for a, b in begins.items()}))
 
 
 def convtranspose_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
@@ -365,7 +367,7 @@ def matmul_lite(w: Any, n: ir.Node) -> None:
     a, b = w.input(n.inputs[0]), w.input(n.inputs[1])
     b = b if len(b.dims) > 1 else w.shaped(b, (*b.dims, 1))
     rank = max(len(a.dims), len(b.dims))
-    w.give(n.outputs[0], w.shaped(w.product(w.lifted(a, rank), w.lifted(b, rank)), w.dims(n.outputs[0])))
+    w.give(n.outputs[0], w.shaped(w.product(w.raised(a, rank), w.raised(b, rank)), w.dims(n.outputs[0])))
 
 
 op(

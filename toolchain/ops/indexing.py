@@ -140,7 +140,23 @@ def slice_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return y
 
 
-op("Slice", channels=slice_channels, vjp=slice_vjp, ray=linear, resize=slice_resize, torch=slice_torch)
+def slice_lite(w: Any, n: ir.Node) -> None:
+    """Constant positions along each axis."""
+    cut = slices(n)
+    if cut is None or 0 in w.dims(n.outputs[0]):
+        return w.refuse(n, "has computed bounds, cuts the batch, or leaves nothing", "Export with static shapes")
+    w.give(n.outputs[0], w.taken(w.input(n.inputs[0]), cut))
+
+
+op(
+    "Slice",
+    channels=slice_channels,
+    vjp=slice_vjp,
+    ray=linear,
+    resize=slice_resize,
+    torch=slice_torch,
+    lite=slice_lite,
+)
 
 
 # ---- Split ---------------------------------------------------------------------------------------------------------
@@ -202,6 +218,17 @@ def split_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return t.split(x[0], -(-x[0].shape[axis] // count) if given(x, 1) is None else numbers(n, x, 1), axis)
 
 
+def split_lite(w: Any, n: ir.Node) -> None:
+    """A slice for each part that is read."""
+    (axis, sizes), x, begin = parts(n), w.input(n.inputs[0]), 0
+    if min(sizes) < 0:
+        return w.refuse(n, "splits the batch", "Leave the samples together")
+    for y, size in zip(n.outputs, sizes, strict=True):
+        if y.uses() or y.is_graph_output():
+            w.give(y, w.sliced(x, axis, begin, size))
+        begin += size
+
+
 op(
     "Split",
     channels=split_channels,
@@ -211,6 +238,7 @@ op(
     resize=split_resize,
     adds=split_adds,
     torch=split_torch,
+    lite=split_lite,
 )
 
 
@@ -356,6 +384,7 @@ op(
     learns=(0,),
     resize=expand_resize,
     adds=sizes_add(1),
+    lite=lambda w, n: w.give(n.outputs[0], w.expanded(n.inputs[0], w.dims(n.outputs[0]))),
 )
 
 
@@ -386,7 +415,21 @@ def tile_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.op("ReduceSum", stacked, g.i64(axes), keepdims=0), None]
 
 
-op("Tile", channels=tile_channels, vjp=tile_vjp, ray=linear, torch=lambda t, n, x: x[0].repeat(numbers(n, x, 1)))
+def tile_lite(w: Any, n: ir.Node) -> None:
+    """As often along each axis."""
+    if constant(n.inputs[1]) is None or dims(n.inputs[0])[0] * repeats(n)[0] != dims(n.inputs[0])[0] < 0:
+        return w.refuse(n, "repeats the batch, or computes how often", "Export with static shapes")
+    w.give(n.outputs[0], w.tiled(w.input(n.inputs[0]), repeats(n)))
+
+
+op(
+    "Tile",
+    channels=tile_channels,
+    vjp=tile_vjp,
+    ray=linear,
+    torch=lambda t, n, x: x[0].repeat(numbers(n, x, 1)),
+    lite=tile_lite,
+)
 
 
 # ---- along one axis ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,32 @@ def window(n: ir.Node) -> Window:
         pads = [0] * 2 * rank
     elif auto.startswith("SAME") or attribute(n, "output_shape"):
         wide, narrow = (y, x) if n.op_type == "ConvTranspose" else (x, y)
-        total = [
-            max((dims(narrow)[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - dims(wide)[2 + i], 0)
-            for i in range(rank)
+        added = attribute(n, "output_padding", [0] * rank)
+        full = [
+            (dims(narrow)[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + added[i] for i in range(rank)
         ]
+        total = [max(f - d, 0) for f, d in zip(full, dims(wide)[2:], strict=True)]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = small + large if auto == "SAME_UPPER" else large + small
     return Window(kernel, strides, dilations, pads)
 
 
+def facing(v: Window, *axes: int) -> Window:
+    """The window along some of its axes, as that of an image: one axis is its height."""
+    fill, rank = [1] * (2 - len(axes)), len(v.kernel)
+    kernel, strides, dilations = ([s[a] for a in axes] + fill for s in (v.kernel, v.strides, v.dilations))
+    begin, end = ([v.pads[a + side] for a in axes] + [0] * len(fill) for side in (0, rank))
+    return Window(kernel, strides, dilations, begin + end)
+
+
+def borders(v: Window, before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
+    """(begin, end) that the windows reach beyond each axis, given its size in x and in y; ceil_mode reaches further."""
+    sides = zip(before, after, v.kernel, v.strides, v.dilations, v.pads, strict=False)
+    return [(p, max((out - 1) * s + (k - 1) * d + 1 - size - p, 0)) for size, out, k, s, d, p in sides]
+
+
 def planar(settings: list[int]) -> list[int]:
-    """A window's settings for (height, width): a signal has height 1."""
+    """A window's settings for height and width: a signal has height 1."""
     return [1] * (2 - len(settings)) + settings
 
 
@@ -112,21 +128,38 @@ def maxpool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.shaped(g.op("ScatterElements", zeros, index, flat, axis=1, reduction="add"), x)]
 
 
-def pool_settings(w: Any, n: ir.Node, v: Window) -> dict[str, int]:
-    """The file's kernel size; it has no dilation."""
-    if set(v.dilations) != {1}:
-        w.refuse(n, f"has dilations {v.dilations}", "Use a pooling without dilation")
-    return dict(zip(("filterHeight", "filterWidth"), planar(v.kernel), strict=True))
+def pooled(w: Any, n: ir.Node, x: Any, code: str, v: Window, sizes: Sequence[int], filler: float | None) -> Any:
+    """A pooling without dilation; of a volume height and width first, then depth.
+
+    sizes   space of the result
+    filler  value of padded places; None where the file's SAME would not count them but the node does
+    """
+    if len(v.kernel) == 3:
+        batch, channels, depth, height, width = x.dims
+        planes = w.restacked(x, (batch * depth, channels, height, width))
+        planes = pooled(w, n, planes, code, facing(v, 1, 2), sizes[1:], filler)
+        columns = w.restacked(planes, (batch, channels, depth, math.prod(sizes[1:])))
+        columns = pooled(w, n, columns, code, facing(v, 0), [sizes[0], columns.dims[3]], filler)
+        return w.restacked(columns, (batch, channels, *sizes))
+    x, settings = w.windowed(n, x, v, sizes, filler)
+    kernel = dict(zip(("filterHeight", "filterWidth"), planar(v.kernel), strict=True))
+    return w.op(code, x, dims=(*x.dims[:2], *sizes), **kernel, **settings)
 
 
 def maxpool_lite(w: Any, n: ir.Node) -> None:
-    """Padded with −∞, or with 0 where x is never below."""
-    v, x = window(n), w.image(n)
-    kernel = pool_settings(w, n, v)
+    """Padded with −∞, or with 0 where x is never below; of a dilated window, the largest of its slices."""
+    v, x, sizes = window(n), w.image(n), w.dims(n.outputs[0])[2:]
     if any(map(is_used, n.outputs[1:])):
         w.refuse(n, "hands out its indices", "Remove what reads them")
-    x, settings = w.windowed(n, x, v, 0.0 if w.is_nonnegative(x) else -math.inf)
-    w.give(n.outputs[0], w.op("MAX_POOL_2D", x, dims=w.dims(n.outputs[0]), **kernel, **settings))
+    filler = 0.0 if w.is_nonnegative(x) else -math.inf
+    if set(v.dilations) == {1}:
+        return w.give(n.outputs[0], pooled(w, n, x, "MAX_POOL_2D", v, sizes, filler))
+    x = w.padded(x, [(0, 0), (0, 0), *borders(v, x.dims[2:], sizes)], filler)
+    for i, size in enumerate(sizes):
+        places = np.arange(size) * v.strides[i]
+        taps = [w.taken(x, {2 + i: places + k * v.dilations[i]}) for k in range(v.kernel[i])]
+        x = reduce(lambda a, b: w.op("MAXIMUM", a, b), taps)
+    w.give(n.outputs[0], x)
 
 
 def maxpool_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
@@ -151,10 +184,10 @@ op(
 
 
 # ---- AveragePool ---------------------------------------------------------------------------------------------------
-def window_counts(n: ir.Node) -> NDArray[np.float32]:
+def window_counts(n: ir.Node, with_pads: bool | None = None) -> NDArray[np.float32]:
     """Elements that each average divides by, [*output space]: padding counts if the node says so, overhang never."""
     x, y, v = n.inputs[0], n.outputs[0], window(n)
-    rank, with_pads = len(v.kernel), attribute(n, "count_include_pad", 0)
+    rank, with_pads = len(v.kernel), attribute(n, "count_include_pad", 0) if with_pads is None else with_pads
     axes: list[NDArray[np.int64]] = []
     for i in range(rank):
         size, begin, end = dims(x)[2 + i], v.pads[i], v.pads[i + rank]
@@ -182,14 +215,30 @@ def averagepool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
     return [g.shaped(dx, x)]
 
 
-def averagepool_lite(w: Any, n: ir.Node) -> None:
-    """SAME leaves padding out of its counts; else zeros are averaged in and the counts put right."""
-    v, counts = window(n), window_counts(n)
-    kernel = pool_settings(w, n, v)
-    x, settings = w.windowed(n, w.image(n), v, None if attribute(n, "count_include_pad", 0) else 0.0)
-    y = w.op("AVERAGE_POOL_2D", x, dims=w.dims(n.outputs[0]), **kernel, **settings)
-    if settings["padding"] == "VALID" and (counts != math.prod(v.kernel)).any():
-        y = w.op("MUL", y, y.layout.arranged(math.prod(v.kernel) / counts[None, None]))
+def averaged(w: Any, n: ir.Node, x: Any, counts: NDArray[np.float32]) -> Any:
+    """Sums of the windows over these counts, [*output space]: SAME leaves padding out of its own counts; else zeros
+    are averaged in and the counts put right.
+    """
+    v, sizes, size = window(n), w.dims(n.outputs[0])[2:], math.prod(window(n).kernel)
+    if set(v.dilations) != {1}:  # the file's poolings have no dilation, its convolutions do
+        filters = np.full((1, *planar(v.kernel), x.dims[1]), 1 / size, np.float32)
+        y = w.convolved(n, x, "DEPTHWISE_CONV_2D", filters, np.zeros(x.dims[1], np.float32), v, sizes)
+        is_same = False
+    else:
+        is_theirs = len(v.kernel) < 3 and np.array_equal(counts, window_counts(n, with_pads=False))
+        y = pooled(w, n, x, "AVERAGE_POOL_2D", v, sizes, 0.0 if is_theirs else None)
+        is_same = is_theirs and y.tensor.producer.options["padding"] == "SAME"
+    return y if is_same or (counts == size).all() else w.op("MUL", y, y.layout.arranged(size / counts[None, None]))
+
+
+def lppool_lite(w: Any, n: ir.Node) -> None:
+    """The p-th root of sums of |x|ᵖ, which are averages over a count of one."""
+    p, x = attribute(n, "p", 2), w.image(n)
+    x = w.op("MUL", x, x) if p == 2 else w.op("ABS", x)
+    x = x if p < 3 else w.op("POW", x, np.float32(p))
+    y = averaged(w, n, x, np.ones(w.dims(n.outputs[0])[2:], np.float32))
+    if p > 1:
+        y = w.op("SQRT", y) if p == 2 else w.op("POW", y, np.float32(1 / p))
     w.give(n.outputs[0], y)
 
 
@@ -216,7 +265,7 @@ op(
     vjp=averagepool_vjp,
     ray=linear,
     torch=averagepool_torch,
-    lite=averagepool_lite,
+    lite=lambda w, n: w.give(n.outputs[0], averaged(w, n, w.image(n), window_counts(n))),
 )
 
 
@@ -226,4 +275,4 @@ def lppool_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return window_sums(t, n, x[0].abs() ** p, window(n)) ** (1 / p)
 
 
-op("LpPool", channels=per_channel, ray=homogeneous, torch=lppool_torch)
+op("LpPool", channels=per_channel, ray=homogeneous, torch=lppool_torch, lite=lppool_lite)

@@ -244,14 +244,23 @@ def pad_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
 
 
 def pad_lite(w: Any, n: ir.Node) -> None:
-    """A border of one constant."""
-    amounts, value = pad_amounts(n), w.parameter(n, 2)
-    if amounts is None or attribute(n, "mode", "constant") != "constant" or min(map(min, amounts)) < 0:
-        return w.refuse(n, "pads with a mode, with computed or with negative amounts", "Pad with constants")
+    """What negative amounts cut off goes first; then a border of one constant, of a mirror, or of picked positions."""
+    amounts, mode, value = pad_amounts(n), attribute(n, "mode", "constant"), w.parameter(n, 2)
+    if amounts is None:
+        return w.refuse(n, "computes its amounts", "Export with static shapes")
     x = w.input(n.inputs[0])
-    for axis in [a for a in x.layout.orders if amounts[a] != (0, 0)]:
-        x = w.reordered(x, axis, None)
-    w.give(n.outputs[0], w.padded(x, amounts, 0.0 if value is None else float(value.item())))
+    cut = {
+        a: np.arange(d)[max(-b, 0) : d - max(-e, 0)] for a, (d, (b, e)) in enumerate(zip(x.dims, amounts, strict=True))
+    }
+    x, added = w.taken(x, cut), [(max(b, 0), max(e, 0)) for b, e in amounts]
+    if mode == "constant":
+        y = w.padded(x, added, 0.0 if value is None else float(value.item()))
+    elif mode == "reflect":
+        y = w.padded(x, added, is_mirror=True)
+    else:
+        around = [np.pad(np.arange(d), amount, mode) for d, amount in zip(x.dims, added, strict=True)]
+        y = w.taken(x, {a: around[a] for a, amount in enumerate(added) if any(amount)})
+    w.give(n.outputs[0], y)
 
 
 def pad_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:

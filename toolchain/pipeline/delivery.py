@@ -14,7 +14,6 @@ from toolchain.compress.budget import Term, parse_budget
 from toolchain.compress.plan import Plan
 from toolchain.emit import EmissionCheck
 from toolchain.errors import RunnerFailed
-from toolchain.files import write_atomic
 from toolchain.model import Model, load, save
 from toolchain.pipeline.job import Job
 from toolchain.pipeline.schedule import Judge, Walk
@@ -35,8 +34,7 @@ def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionC
         rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))
     if "tflite" in job.formats:
         path = results["tflite"]
-        data = emit.to_tflite(final, {"tool": f"jettison {__version__}", "source_sha256": final.sha256}).data
-        write_atomic(path, lambda file: file.write(data))
+        emit.to_tflite(final, {"tool": f"jettison {__version__}", "source_sha256": final.sha256}).write(path)
         rows.append(dataclasses.replace(emit.check(final, path, samples), path=path.name))
     return rows
 
