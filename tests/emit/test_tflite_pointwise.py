@@ -288,6 +288,19 @@ CASES |= {
         )
         for axis, e, r in ((1, 0, 0), (-1, 1, 0), (2, 0, 1), (3, 1, 1))
     },
+    **{
+        f"blocks of {block} on {size}, {settings}": one(
+            "Col2Im", (3 * block[0] * block[1], blocks), np.array(size), np.array(block), **settings
+        )
+        for size, block, blocks, settings in (
+            ((6, 5), (2, 3), 15, {}),
+            ((6, 6), (3, 3), 9, {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+            ((7, 5), (2, 2), 6, {"strides": [3, 2], "pads": [0, 1, 1, 0], "dilations": [2, 1]}),
+        )
+    },
+    "blocks of tokens": chain(
+        (9, 27), ("Transpose", {"perm": [0, 2, 1]}), ("Col2Im", ints(5, 5), ints(3, 3)), ("Conv", weights(2, 3, 1, 1))
+    ),
     "running sum of a flatten": chain(IMAGE, CONV, ("Flatten",), ("CumSum", np.array(1))),
 }
 

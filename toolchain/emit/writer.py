@@ -593,18 +593,18 @@ class Writer:
             view = self.op(kind, view)
         self.give(node.outputs[0], view)
 
-    def affine(self, x: ir.Value | None, scale: NDArray[Any] | None, shift: NDArray[Any]) -> View:
+    def affine(self, x: ir.Value | None, scale: NDArray[Any] | None, shift: NDArray[Any] | None) -> View:
         """scale·x + shift, both broadcasting to x; inside the weights that make x, if nothing else reads it."""
         view = self.input(x)
         made = self.uncut(view.tensor)
-        factor, term = None if scale is None else self.beside(scale, view), self.beside(shift, view)
+        factor, term = (None if p is None else self.beside(p, view) for p in (scale, shift))
         fits = all(p is None or p.size == p.shape[-1] for p in (factor, term)) and self.is_private(view.tensor)
         if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
             absorb(made, factor, term)
             return view
         if factor is not None:
             view = self.op("MUL", view, factor)
-        return self.op("ADD", view, term)
+        return view if term is None else self.op("ADD", view, term)
 
     def uncut(self, tensor: Tensor) -> Operation | None:
         """What makes a value, before its border was cut off: a factor for each channel may go there."""
@@ -675,11 +675,11 @@ def hold(made: Operation, weights: NDArray[Any], bias: NDArray[Any]) -> None:
     made.inputs = [inputs[0], kept[0], *inputs[2:-1], kept[1]]
 
 
-def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:
+def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any] | None) -> None:
     """Fold y ↦ factor·y + term into the weights and the bias of the op that makes y."""
     weights, bias = parameters(made)
     bias = bias.astype(np.float64)
     if factor is not None:
         factor = factor.astype(np.float64).reshape(-1)
         weights, bias = weights * factor.reshape(-1, *[1] * (weights.ndim - 1)), bias * factor
-    hold(made, weights, bias + term.reshape(-1))
+    hold(made, weights, bias if term is None else bias + term.reshape(-1))
