@@ -134,10 +134,11 @@ def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> Writer:
 
 
 def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
-    """The ops, with a copy in front of a RESHAPE whose source LiteRT would overwrite.
+    """The ops, with copies where LiteRT 2.3 computes wrongly without.
 
-    LiteRT 2.3 without XNNPACK lets an op write into a reshaped tensor although the source, itself computed in place, is
-    still to be read.
+    In front of a RESHAPE: without XNNPACK it lets an op write into a reshaped tensor although the source, itself
+    computed in place, is still to be read. Of a value that BATCH_MATMUL multiplies with itself: XNNPACK reads one of
+    both sides wrongly if a TRANSPOSE made it.
     """
     readers: defaultdict[Tensor, list[Operation]] = defaultdict(list)
     for operation in operations:
@@ -149,13 +150,21 @@ def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
         is_read_again = len(readers[x]) > 1 or x in ends
         is_risky = o.code == "RESHAPE" and x.producer is not None and x.producer.code in IN_PLACE and is_read_again
         if is_risky and any(r.code in IN_PLACE for r in readers[o.output]):
-            stem, rank = f"{o.output.stem}/copy", len(x.shape)
-            copy = Tensor(x.shape, x.dtype, stem)
-            window = [Tensor((rank,), np.int32, f"{stem}/window", np.array(v)) for v in ([0] * rank, x.shape)]
-            result.append(Operation("SLICE", [x, *window], copy, {}))
-            o = Operation(o.code, [copy, *o.inputs[1:]], o.output, o.options)
+            result.append(copy_of(x, f"{o.output.stem}/copy"))
+            o = Operation(o.code, [result[-1].output, *o.inputs[1:]], o.output, o.options)
+        is_turned = x.producer is not None and x.producer.code == "TRANSPOSE"
+        if o.code == "BATCH_MATMUL" and x is o.inputs[1] and is_turned:
+            result.append(copy_of(x, f"{o.output.stem}/copy"))
+            o = Operation(o.code, [x, result[-1].output], o.output, o.options)
         result.append(o)
     return result
+
+
+def copy_of(x: Tensor, stem: str) -> Operation:
+    """All of a tensor, elsewhere: a RESHAPE might share its memory."""
+    rank = len(x.shape)
+    window = [Tensor((rank,), np.int32, f"{stem}/window", np.array(v)) for v in ([0] * rank, x.shape)]
+    return Operation("SLICE", [x, *window], Tensor(x.shape, x.dtype, stem), {})
 
 
 def cost(writer: Writer) -> tuple[int, int]:
