@@ -24,7 +24,7 @@ CHECK_SAMPLES = 64
 
 def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionCheck]:
     """Write the asked-for files and compare each, as it lies on disk, with onnxruntime on the graph in memory."""
-    samples = dict(job.calibration.balanced(CHECK_SAMPLES, job.seed).inputs) if job.calibration else probes(final)
+    samples = dict(job.sets[0].balanced(CHECK_SAMPLES, job.seed).inputs) if job.sets else probes(final)
     rows = []
     if "onnx" in job.formats:
         path = results["onnx"]
