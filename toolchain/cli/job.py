@@ -21,6 +21,7 @@ from toolchain.cli.options import (
     MIN_ACCURACY,
     MODEL,
     PIXELS,
+    PROFILE,
     RETRAIN,
     ROUNDS,
     SAMPLES,
@@ -72,6 +73,7 @@ from toolchain.errors import GateFailed
 @TEACHER
 @click.option("--no-recover", is_flag=True, help="Leave the kept weights as they are.")
 @click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
+@PROFILE
 @click.option("--runs", default=100, show_default=True, help="Timed inferences for each model; 0 measures nothing.")
 @click.option("--warmup", default=10, show_default=True, help="Untimed inferences before them.")
 @PIXELS

@@ -20,6 +20,7 @@ from toolchain.cli.options import (
     MEMORY,
     MODEL,
     PIXELS,
+    PROFILE,
     SAMPLES,
     SEED,
     SHAPE,
@@ -403,6 +404,7 @@ def verify(
 @MODEL
 @click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
 @click.option("--data", type=click.Path(path_type=Path), help="Samples to check on; seeded noise without.")
+@PROFILE
 @out_folder("jettison-out")
 @PIXELS
 @SHAPE
@@ -412,6 +414,7 @@ def export(
     model: Path,
     formats: str,
     data: Path | None,
+    profile: str,
     out: Path,
     pixels: str,
     shapes: tuple[str, ...],
@@ -422,7 +425,7 @@ def export(
     from dataclasses import asdict
 
     from toolchain.data import load_samples
-    from toolchain.files import check_new
+    from toolchain.files import check_new, folder
     from toolchain.model import load
     from toolchain.pipeline import FORMATS, Job, emission
     from toolchain.tables import show
@@ -431,15 +434,15 @@ def export(
     unknown = set(wanted) - set(FORMATS)
     if unknown:
         raise UsageError(f"unknown format '{min(unknown)}'", way_out=f"Use {', '.join(FORMATS)}")
-    out.mkdir(parents=True, exist_ok=True)
-    results = {f: out / f"{model.stem}.{f}" for f in wanted}
-    for path in results.values():
-        if path.resolve() == model.resolve():
-            raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
-        check_new(path, force)
-    loaded = load(model, parse_shapes(shapes))
-    samples = None if data is None else load_samples(data, loaded, pixels)
-    found = emission(Job(model, out, "", samples, formats=wanted, seed=seed), loaded, results)
+    with folder(out):
+        results = {f: out / f"{model.stem}.{f}" for f in wanted}
+        for path in results.values():
+            if path.resolve() == model.resolve():
+                raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
+            check_new(path, force)
+        loaded = load(model, parse_shapes(shapes))
+        samples = None if data is None else load_samples(data, loaded, pixels)
+        found = emission(Job(model, out, "", samples, formats=wanted, profile=profile, seed=seed), loaded, results)
     show([asdict(f) for f in found], "table")
     for path in results.values():
         click.echo(f"wrote {path}")

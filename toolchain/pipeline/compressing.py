@@ -42,7 +42,8 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     job, judge = judged(job, model, terms)
     scorer = Scorer(model, job.sets, job.threads)
     channels, before = analyse(model, job.approximate), profile(model)
-    dense_lite = emit.to_tflite(model).data if "tflite" in job.formats else None  # what cannot be emitted says so now
+    # what cannot be emitted says so now
+    dense_lite = emit.to_tflite(model, profile=job.profile).data if "tflite" in job.formats else None
     log.done("inspect", facts.describe_model(before, channels))
     first = started(job, model, channels, ranked(job, model, channels, progress, terms))
     log.done("rank", facts.describe_ranks(first.ranks))

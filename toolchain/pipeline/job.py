@@ -44,6 +44,7 @@ class Job:
     retrain: int = 0  # epochs
     teacher: bool = False
     formats: tuple[str, ...] = FORMATS
+    profile: str = "lite"  # micro: TFLite files with no other kernels than TFLite Micro's
     runs: int = 100
     warmup: int = 10
     seed: int = 0
