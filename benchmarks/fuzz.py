@@ -187,7 +187,9 @@ def told(choices: Sequence[int]) -> str:
         inputs = [
             f"{n}{g.parameters[n].shape}={g.parameters[n].tolist()}"
             if n in g.parameters and g.parameters[n].size < 9
-            else f"{n}{g.parameters[n].shape}" if n in g.parameters else n
+            else f"{n}{g.parameters[n].shape}"
+            if n in g.parameters
+            else n
             for n in node.input
         ]
         lines.append(f"{', '.join(node.output)} = {node.op_type}({', '.join(inputs)}) {settings}")
@@ -215,9 +217,7 @@ def main() -> None:
             print(json.dumps(row), file=file, flush=True)
     for row in [r for r in rows if r["status"] in ("wrong", "failed")][: asked.shrink]:
         status = row["status"]
-        small = shrunk(
-            choices_of(asked.seed, row["draw"]), lambda c, s=status: drawn(c, runner)["status"] == s
-        )
+        small = shrunk(choices_of(asked.seed, row["draw"]), lambda c, s=status: drawn(c, runner)["status"] == s)
         print(f"---- draw {row['draw']}: {drawn(small, runner)['reason']}\n{told(small)}", flush=True)
     runner.close()
     report = summary(rows)
@@ -237,7 +237,9 @@ def summary(rows: Sequence[Row]) -> Row:
         "draws": dict(Counter(row["status"] for row in rows)),
         "failures": [(row["draw"], row["reason"][:160]) for row in rows if row["status"] in ("wrong", "failed")],
         "refusals": dict(reasons.most_common(20)),
-        "largest_gap": {k: max((row.get(k, 0.0) for row in rows if row["status"] == "equal"), default=0.0) for k in KERNELS},
+        "largest_gap": {
+            k: max((row.get(k, 0.0) for row in rows if row["status"] == "equal"), default=0.0) for k in KERNELS
+        },
         "no_kernel": sum("no_kernel" in row for row in rows),
         "ops": dict(ops.most_common()),
     }

@@ -205,4 +205,3 @@ def network(choices: Sequence[int]) -> Draft:
             if len(g.blocks) > count:
                 break
     return g
-
