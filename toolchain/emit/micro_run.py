@@ -72,7 +72,7 @@ def in_child(
         feeds, found = Path(folder, "feeds.npz"), Path(folder, "outputs.npz")
         np.savez(feeds, **given)
         command = [sys.executable, "-P", *map(str, (CHILD, path, feeds, found, outputs, room))]
-        head = HEAD.search(finished(command, "TFLite Micro", path, timeout))
+        head = HEAD.search(finished(command, "the TFLite Micro runtime", path, timeout))
         if head is None:
             raise RunnerFailed("the TFLite Micro runtime tells nothing of its arena", str(path))
         with np.load(found) as stored:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.emit.run import in_child, lite_outputs
+from toolchain.emit.run import finished, lite_outputs
 from toolchain.emit.tflite import to_tflite
 from toolchain.errors import UsageError
 from toolchain.model import Model, save
@@ -119,7 +119,9 @@ def quantise(
         for part, arrays in (("calibration", calibration or {}), ("held_out", held_out)):
             np.savez(folder / f"{part}.npz", **{f"x.{k}": v for k, v in arrays.items()})  # pyright: ignore[reportArgumentType]
         (folder / "asked.json").write_text(json.dumps({"form": form, "threads": threads}))
-        in_child([sys.executable, "-P", str(CHILD), name], f"the quantiser of {form}", form, timeout)
+        finished(
+            [sys.executable, "-P", str(CHILD), name], f"the quantiser of {form}", Path(kind.file("model")), timeout
+        )
         found = json.loads((folder / "found.json").read_text())
         data = (folder / f"quantised.{kind.source}").read_bytes()
     told = {k: tuple(found[k]) for k in ("float_ops", "layers", "saturated")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import toolchain
 from toolchain.emit.micro import arena
 from toolchain.emit.tflite import batch_axis, to_tflite
 from toolchain.errors import RunnerFailed
@@ -111,25 +113,29 @@ def lite_outputs(
         arrays: dict[str, Any] = {f"x.{k}": v for k, v in feeds.items()}
         np.savez(given, **arrays)
         command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads), resolver]
-        finished(command, "LiteRT", path, timeout)
+        finished(command, "the LiteRT runtime", path, timeout)
         with np.load(found) as stored:
             return {k.removeprefix("y."): stored[k] for k in stored.files}
 
 
-def finished(command: Sequence[str], runtime: str, path: Path, timeout: float) -> str:
-    """What a runtime's child process said on stderr; raises RunnerFailed unless it came to its end."""
+def finished(command: Sequence[str], who: str, path: Path, timeout: float) -> str:
+    """What a child, which sees this toolchain, said on stderr; raises RunnerFailed unless it came to its end."""
+    places = [str(Path(toolchain.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    sees = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, env=sees
+        )
     except subprocess.TimeoutExpired as error:
-        raise RunnerFailed(f"the {runtime} runtime did not finish in {timeout:.0f} s", str(path)) from error
+        raise RunnerFailed(f"{who} did not finish in {timeout:.0f} s", str(path)) from error
     if done.returncode < 0:
         name = signal.strsignal(-done.returncode)
-        what = f"the {runtime} runtime crashed (signal {-done.returncode}, {name}) loading {path.name}"
+        what = f"{who} crashed (signal {-done.returncode}, {name}) loading {path.name}"
         raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        said = next((line for line in lines if not line.startswith(("Traceback", " ", "INFO"))), lines[-1])
-        raise RunnerFailed(f"the {runtime} runtime refuses the file: {said}", str(path))
+        said = next((line for line in lines if not line.startswith(("Traceback", " ", "INFO", "WARNING"))), lines[-1])
+        raise RunnerFailed(f"{who} refuses the file: {said}", str(path))
     return done.stderr
 
 
