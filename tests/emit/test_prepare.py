@@ -106,3 +106,12 @@ def test_a_size_that_the_batch_decides_is_known_in_the_file(batch: int, tmp_path
     x = samples(model)
     path = str(written(to_tflite(model, batch=batch), tmp_path))
     assert gap(run(path, x), onnx_outputs(model, x)) == 0
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_an_expand_goes_where_its_readers_broadcast_anyway(needed: bool, tmp_path: Path) -> None:
+    net = Net(IMAGE)
+    gate = net.op("Sigmoid", net.op("GlobalAveragePool", "x"))
+    wide = net.op("Expand", gate, ints(1, *IMAGE))
+    net.op("Mul", wide, net.op("Exp", gate) if needed else "x")
+    assert ("BROADCAST_TO" in emitted(net.model(tmp_path), tmp_path)) is needed

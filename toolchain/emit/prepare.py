@@ -14,13 +14,14 @@ from toolchain.ops.table import attribute, constant, dims
 from toolchain.plain import Names, held
 
 SIZES = ("Shape", "Size")
+BROADCASTS = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min")
 
 
 def prepared(model: Model, batch: int) -> ir.Graph:
     """A copy of the model's graph without sizes that are computed, and with Gelu and GroupNormalization by name."""
     graph = model.ir.clone().graph
     if any(n.op_type in SIZES for n in graph):
-        sizes = {v: tuple(d if d >= 0 else -d * batch for d in dims(v)) for v in graph.inputs}
+        sizes = {v: sized(v, batch) for v in graph.inputs}
         known = infer(graph, sizes)
         fold(graph, known, known)
     for node in list(graph):
@@ -28,6 +29,8 @@ def prepared(model: Model, batch: int) -> ir.Graph:
             name_gelu(graph, node)
         elif node.op_type == "InstanceNormalization":
             name_groups(graph, node)
+        elif node.op_type == "Expand":
+            leave_to_readers(node, batch)
     return graph
 
 
@@ -79,6 +82,19 @@ def multiples(value: ir.Value | None) -> Iterator[tuple[ir.Value, float]]:
             return
 
 
+def leave_to_readers(expand: ir.Node, batch: int) -> None:
+    """No Expand where everything that reads it broadcasts, and to the same shape without it."""
+    x, y = expand.inputs[0], expand.outputs[0]
+    if x is None or y.is_graph_output() or any(u.node.op_type not in BROADCASTS for u in y.uses()):
+        return
+    for use in y.uses():
+        if np.broadcast_shapes(*(sized(x if v is y else v, batch) for v in use.node.inputs)) != sized(
+            use.node.outputs[0], batch
+        ):
+            return
+    ir.convenience.replace_all_uses_with(y, x)
+
+
 def name_groups(graph: ir.Graph, norm: ir.Node) -> None:
     """A GroupNormalization for an InstanceNormalization of groups that a Reshape makes and another undoes."""
     into, back = norm.inputs[0].producer() if norm.inputs[0] else None, only_reader(norm.outputs[0])
@@ -106,6 +122,11 @@ def name_groups(graph: ir.Graph, norm: ir.Node) -> None:
 
 
 # ---- graph ---------------------------------------------------------------------------------------------------------
+def sized(value: ir.Value | None, batch: int) -> tuple[int, ...]:
+    """Dimensions with the batch filled in."""
+    return tuple(d if d >= 0 else -d * batch for d in dims(value))
+
+
 def only_reader(value: ir.Value) -> ir.Node | None:
     """The node that alone reads a value, once."""
     uses = value.uses()

@@ -24,7 +24,7 @@ from toolchain.emit.flatbuffer import Buffer, Chunk, serialised
 from toolchain.emit.layout import Layout, channels_last, plain
 from toolchain.emit.micro import require_micro
 from toolchain.emit.prepare import prepared
-from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
+from toolchain.emit.writer import ACTIVATION, Operation, Tensor, View, Writer
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
 from toolchain.model import Model
@@ -114,16 +114,14 @@ def written(graph: ir.Graph, batch: int, is_micro: bool = False) -> Writer:
 
 
 def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout], is_micro: bool) -> Writer:
-    """All ops that the outputs need, each output in a tensor of its own, channels last or as in ONNX."""
+    """All ops that the outputs need, each output in a tensor of its own."""
     writer = Writer(graph, batch, layouts, is_micro)
     writer.write()
     taken = {view.tensor for view in writer.inputs.values()}
     for value in graph.outputs:
         writer.stem = str(value.name)
         view = writer.input(value)
-        rank = len(view.dims)
-        last = axes(view.layout) == channels_last(rank).axes
-        view = writer.relaid(view, channels_last(rank) if last else plain(rank))
+        view = writer.relaid(view, at_the_end(view))
         if view.tensor in taken or view.tensor.array is not None:
             view = writer.op("RESHAPE", view, np.array(view.tensor.shape, np.int32), newShape=list(view.tensor.shape))
         taken.add(view.tensor)
@@ -136,6 +134,13 @@ def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout], is_micro: 
             live.append(operation)
     writer.operations = copied(live[::-1], ends)
     return writer
+
+
+def at_the_end(view: View) -> Layout:
+    """How an output is handed out: channels last or as in ONNX, and maps of more axes as they lie."""
+    own, rank = axes(view.layout), len(view.dims)
+    is_kept = own == channels_last(rank).axes or (rank > 4 and own[0] == 0)
+    return Layout(own) if is_kept else plain(rank)
 
 
 def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
