@@ -609,9 +609,9 @@ class Writer:
         if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
             absorb(made, factor, term)
             return view
-        if factor is not None:
-            view = self.op("MUL", view, factor)
-        return view if term is None else self.op("ADD", view, term)
+        if scale is not None:
+            view = self.elementwise("MUL", view, scale)
+        return view if shift is None else self.elementwise("ADD", view, shift)
 
     def uncut(self, tensor: Tensor) -> Operation | None:
         """What makes a value, before its border was cut off: a factor for each channel may go there."""

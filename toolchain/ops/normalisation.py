@@ -172,8 +172,8 @@ def normalised_view(w: Any, x: Any, axes: set[int], epsilon: float) -> Any:
 def scaled_view(w: Any, x: Any, scale: Any, shift: Any = None) -> Any:
     """scale·x + shift by constants that broadcast to x; what changes nothing is left out."""
     if (scale != 1).any():
-        x = w.op("MUL", x, w.beside(scale, x))
-    return x if shift is None or not shift.any() else w.op("ADD", x, w.beside(shift, x))
+        x = w.elementwise("MUL", x, scale)
+    return x if shift is None or not shift.any() else w.elementwise("ADD", x, shift)
 
 
 def layernorm_axes(n: ir.Node) -> set[int]:
