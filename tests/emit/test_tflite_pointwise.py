@@ -18,6 +18,7 @@ from emit.test_tflite import (
     ints,
     one,
     samples,
+    versions,
     weights,
     written,
 )
@@ -28,7 +29,7 @@ from toolchain.emit.child import run
 from toolchain.emit.run import onnx_outputs
 
 FLOAT = ("Cast", {"to": TensorProto.FLOAT})
-NO_REFERENCE = ("selu", "celu", "ceil", "round")  # LiteRT 2.3 has no reference kernels for ELU, CEIL and ROUND
+NO_REFERENCE = ("selu", "celu", "ceil", "round", "Abs")  # LiteRT 2.3 has none for ELU, CEIL, ROUND, ABS of int32
 LAYOUTS: dict[str, Any] = {
     "an image": (IMAGE,),
     "behind a conv": (IMAGE, CONV),
@@ -175,6 +176,20 @@ CASES: dict[str, Any] = {
     "min of three behind a conv": chain(IMAGE, CONV, ("Min", weights(8, 1, 1), weights(9, 10))),
     "mod": one("Mod", IMAGE, weights(6, 1, 1, low=0.3), fmod=1),
     "mod of negative": one("Mod", IMAGE, weights(9, 10) - np.float32(2), fmod=1),
+    **{
+        f"{kind} of whole numbers": chain(
+            IMAGE, ("Mul", np.float32(3)), ("Cast", {"to": TensorProto.INT64}), (kind, *rest), FLOAT
+        )
+        for kind, *rest in (("Abs",), ("Sign",), ("Neg",), ("Mul", ints(-3)), ("Div", ints(2)), ("Max", ints(1)))
+    },
+    "picked and turned truths": chain(
+        IMAGE,
+        ("Greater", np.float32(0)),
+        ("Gather", ints(4, 0, 1), {"axis": 1}),
+        ("Transpose", {"perm": [0, 3, 1, 2]}),
+        ("Reshape", ints(-1, 30, 9)),
+        FLOAT,
+    ),
     "mod of whole numbers": chain(
         IMAGE, ("Mul", np.float32(9)), ("Cast", {"to": TensorProto.INT64}), ("Mod", ints(-4)), FLOAT
     ),
@@ -335,3 +350,17 @@ def test_an_emitted_op_equals_its_source(case: str, tmp_path: Path) -> None:
     path = str(written(to_tflite(model), tmp_path))
     for kernels in KERNELS[: 1 if case.startswith(NO_REFERENCE) else 2]:
         assert gap(run(path, x, resolver=kernels), wanted) <= TOLERANCE, kernels
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "version"),
+    [
+        ("Abs of whole numbers", "ABS", 5),
+        ("Sign of whole numbers", "SIGN", 2),
+        ("sign, an image", "SIGN", 1),
+        ("picked and turned truths", "GATHER", 3),
+        ("sub of rank 6", "SUB", 1),
+    ],
+)
+def test_op_versions_are_the_first_that_can_do_it(case: str, code: str, version: int, tmp_path: Path) -> None:
+    assert (code, version) in versions(to_tflite(CASES[case]().model(tmp_path)))
