@@ -27,6 +27,7 @@ from onnx import TensorProto
 from toolchain.emit import to_tflite
 from toolchain.emit.child import run
 from toolchain.emit.run import onnx_outputs
+from toolchain.errors import Unsupported
 
 FLOAT = ("Cast", {"to": TensorProto.FLOAT})
 NO_REFERENCE = ("selu", "celu", "ceil", "round", "Abs")  # LiteRT 2.3 has none for ELU, CEIL, ROUND, ABS of int32
@@ -208,6 +209,10 @@ CASES: dict[str, Any] = {
     "argmin of rows": chain(IMAGE, CONV, ("ArgMin", {"axis": 2, "keepdims": 0}), FLOAT),
     "argmax of a flatten": chain(IMAGE, CONV, ("Flatten",), ("ArgMax", {"axis": -1, "keepdims": 0}), FLOAT),
     "argmax of equal ones": chain((40,), ("Floor",), ("ArgMax", {"axis": 1}), FLOAT),
+    "softmax over a few branches": chain(
+        IMAGE, CONV, ("Reshape", ints(-1, 2, 4, 9, 10)), ("Mul", np.float32(5)), ("Softmax", {"axis": 1})
+    ),
+    "softmax over one": chain((1, 7), ("Softmax", {"axis": 1})),
     "log softmax": one("LogSoftmax", (7,)),
     "log softmax of large numbers": chain((5, 7), ("Mul", np.float32(200)), ("LogSoftmax",)),
     "log softmax over channels": chain(IMAGE, CONV, ("LogSoftmax", {"axis": 1})),
@@ -364,3 +369,38 @@ def test_an_emitted_op_equals_its_source(case: str, tmp_path: Path) -> None:
 )
 def test_op_versions_are_the_first_that_can_do_it(case: str, code: str, version: int, tmp_path: Path) -> None:
     assert (code, version) in versions(to_tflite(CASES[case]().model(tmp_path)))
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "mean of a layernorm": (
+        one("LayerNormalization", (5, 8), weights(8), weights(8), out=2),
+        "LayerNormalization 'layernormalization0': hands out its mean",
+    ),
+    "last of equal ones": (one("ArgMax", (7,), axis=1, select_last_index=1), "ArgMax 'argmax0': asks for the last"),
+    "argmax over the batch": (one("ArgMax", (7,), axis=0), "ArgMax 'argmax0': asks for the last of equal ones, or"),
+    "statistics of the batch": (
+        one("MeanVarianceNormalization", IMAGE),
+        "MeanVarianceNormalization 'meanvariancenormalization0': takes statistics of the batch",
+    ),
+    "rows of the batch": (one("Gather", (7,), ints(0), axis=0), "Gather 'gather0': picks along the batch"),
+    "running sum of the batch": (one("CumSum", (7,), np.array(0)), "CumSum 'cumsum0': sums along the batch"),
+    "diagonal": (one("Einsum", (4, 4), equation="bii->bi"), "Einsum 'einsum0': takes a diagonal"),
+    "remainder of whole numbers": (
+        chain((7,), ("Cast", {"to": TensorProto.INT64}), ("Mod", ints(3), {"fmod": 1})),
+        "Mod 'mod1': gives whole numbers the dividend's sign",
+    ),
+    "too many turns of broadcasting": (
+        one("Less", (1, 2, 1, 2, 1, 2), (2, 1, 2, 1, 2, 1)),
+        "value 'less0': LESS broadcasts along 6 axes in turn",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_emitted_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    net = REFUSED[case][0]()
+    model = net.model(tmp_path, *(net.nodes[-1].output if case == "mean of a layernorm" else ()))
+    with pytest.raises(Unsupported) as caught:
+        to_tflite(model)
+    assert REFUSED[case][1] in str(caught.value)
+    assert caught.value.way_out

@@ -106,9 +106,16 @@ def total(g: Tape, n: ir.Node, cotangent: ir.Value) -> ir.Value:
     return g.op("ReduceSum", cotangent, g.i64([along(n) - len(dims(n.outputs[0]))]))
 
 
+BRANCHES = 8  # positions of a softmax that chooses between branches, as selective kernels and split attention have it
+
+
 def softmax_lite(w: Any, n: ir.Node) -> None:
-    """Over the file's last axis."""
-    w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(w.input(n.inputs[0]), along(n)), beta=1.0))
+    """Over the file's last axis; a few branches elsewhere stay where they lie: e^(x − max) over its sum."""
+    x, axis = w.input(n.inputs[0]), along(n)
+    if not 1 < x.dims[axis] <= BRANCHES or x.layout.moved(x.dims)[-1] == axis:
+        return w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(x, axis), beta=1.0))
+    shares = w.op("EXP", w.elementwise("SUB", x, w.over("REDUCE_MAX", x, {axis})))
+    w.give(n.outputs[0], w.elementwise("DIV", shares, w.over("SUM", shares, {axis})))
 
 
 op(
