@@ -139,7 +139,8 @@ def gap(found: Arrays, wanted: Arrays) -> float:
     """Largest |Δ| of an output over its largest |y|; infinite where names or shapes differ or a number is none."""
     if found.keys() != wanted.keys() or any(found[k].shape != y.shape for k, y in wanted.items()):
         return float("inf")
-    gaps = [np.abs(found[k].astype(np.float64) - y).max() / np.abs(y).max() for k, y in wanted.items()]
+    pairs = [(np.abs(found[k].astype(np.float64) - y).max(), np.abs(y).max()) for k, y in wanted.items()]
+    gaps = [delta / max(size, 1e-30) for delta, size in pairs]
     return float("inf") if np.isnan(gaps).any() else float(max(gaps))
 
 

@@ -168,7 +168,7 @@ def other_norm(g: Draft, x: str) -> str:
         settings = {"size": g.pick([3, 2, 5]), "alpha": g.pick([1e-4, 0.5]), "bias": 1.0}
     elif kind == "LpNormalization":
         settings = {"p": g.pick([2, 1]), "axis": 1 + g.upto(len(g.shape(x)) - 1)}
-    elif g.flag():
+    else:
         settings = {"axes": [1 + g.upto(len(g.shape(x)) - 1)]}
     return g.add(kind, x, **settings)
 
@@ -488,6 +488,8 @@ def space_to_depth(g: Draft, x: str) -> str:
 
 @block
 def triangle(g: Draft, x: str) -> str:
+    if len(g.shape(x)) < 3:
+        return linear(g, x)
     return g.add("Trilu", x, *([np.array(g.upto(3) - 1)] if g.flag() else []), upper=g.upto(2))
 
 

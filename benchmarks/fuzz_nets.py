@@ -23,6 +23,7 @@ LARGEST = 6000  # elements of a value
 MOST_BLOCKS = 14
 NUDGES = (1e-6, 1e-4)  # relative changes of a node's inputs
 STEEPEST = 30.0  # by which a node may make it larger
+OFTEN = ["unary"] * 9 + ["reduced"] * 3 + ["conv", "pool", "with_value", "compared"]  # blocks of many kinds
 TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
 OPSET = 20
 
@@ -122,7 +123,7 @@ class Draft:
             raise Unfit(str(error)) from error
         for i, y in enumerate(found):
             size = np.abs(y).max() if y.size and y.dtype.kind == "f" else 1
-            if y.ndim == 0 or not 0 < y.size <= PROBES * LARGEST or not 1e-4 < size < 1e4:
+            if not 0 < y.size <= PROBES * LARGEST or not 1e-4 < size < 1e4 or y.shape.count(PROBES) > 1:
                 raise Unfit("size")
             for by, z in zip(NUDGES, (n[i] for n in nudged), strict=True):
                 moved = (y != z).any() if y.dtype.kind != "f" else not np.abs(y - z).max() <= STEEPEST * by * size
@@ -132,7 +133,7 @@ class Draft:
 
     def grow(self) -> None:
         """One block more; what does not fit leaves no trace."""
-        kind = self.pick(list(BLOCKS))
+        kind = self.pick([*BLOCKS, *OFTEN])
         x = self.pool[-1] if self.upto(4) else self.pick(self.pool)
         before = list(self.nodes), list(self.pool), dict(self.values), dict(self.parameters)
         try:
