@@ -19,6 +19,7 @@ from benchmarks.fuzz_blocks import BLOCKS
 from toolchain.ops import OPS
 
 PROBES = 11  # samples of each input: a number that is seldom the size of another axis
+FIXED = 3  # samples of a network that takes no other number
 LARGEST = 6000  # elements of a value
 MOST_BLOCKS = 14
 NUDGES = (1e-6, 1e-4)  # relative changes of a node's inputs
@@ -158,11 +159,12 @@ class Draft:
         self.pool.append(y)
 
     def proto(self) -> onnx.ModelProto:
-        """The file: the last value is an output, and perhaps one or two before it."""
+        """The file: the last value is an output, and perhaps one or two before it; now and then its batch is fixed."""
         made = [y for y in self.pool if y not in self.inputs] or [self.add("Relu", self.pool[-1])]
         ends = list(dict.fromkeys([made[-1], *(self.pick(made) for _ in range(self.upto(3)))]))
+        batch = FIXED if self.upto(5) == 1 else "N"
         sides = [
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", *self.shape(n)[1:]]) for n in side]
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, *self.shape(n)[1:]]) for n in side]
             for side in (self.inputs, ends)
         ]
         held = [numpy_helper.from_array(a, n) for n, a in self.parameters.items()]
