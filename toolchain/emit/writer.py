@@ -358,6 +358,10 @@ class Writer:
 
     def tiled(self, view: View, repeats: list[int]) -> View:
         """The value side by side with itself, so often along each ONNX axis."""
+        if self.is_micro:  # it has no TILE
+            for axis, times in enumerate(repeats):
+                view = self.concatenated([view] * times, axis)
+            return view
         layout = view.layout
         for axis, order in view.layout.orders.items():
             size = len(order)
