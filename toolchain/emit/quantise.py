@@ -117,9 +117,8 @@ def quantise(
         for part, arrays in (("calibration", calibration or {}), ("held_out", held_out)):
             np.savez(folder / f"{part}.npz", **{f"x.{k}": v for k, v in arrays.items()})  # pyright: ignore[reportArgumentType]
         (folder / "asked.json").write_text(json.dumps({"form": form, "threads": threads}))
-        finished(
-            [sys.executable, "-P", str(CHILD), name], f"the quantiser of {form}", Path(kind.file("model")), timeout
-        )
+        command = [sys.executable, "-P", "-W", "ignore", str(CHILD), name]
+        finished(command, f"the quantiser of {form}", Path(kind.file("model")), timeout)
         found = json.loads((folder / "found.json").read_text())
         data = (folder / f"quantised.{kind.source}").read_bytes()
     told = {k: tuple(found[k]) for k in ("float_ops", "layers", "saturated")}
