@@ -600,7 +600,6 @@ def test_a_network_of_cntk_equals_its_source(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Any, str]] = {
     "no rule": (one("Det", (4, 4)), "Det 'det0': has no TFLite rule"),
     "indices": (one("MaxPool", IMAGE, kernel_shape=[2, 2], out=2), "MaxPool 'maxpool0': hands out its indices"),
-    "table": (one("Gather", IMAGE, np.array([[0, 1]]), axis=1), "Gather 'gather0': picks"),
     "batch mean": (one("ReduceMean", IMAGE, ints(0)), "ReduceMean 'reducemean0': reduces the batch"),
     "double": (chain(IMAGE, ("Cast", {"to": TensorProto.DOUBLE})), "value 'cast0': is DOUBLE"),
 }

@@ -117,6 +117,18 @@ def norm_of(kind: str, shape: tuple[int, ...], *parameters: Any, before: Any = (
     return chain(shape, ("Add", np.float32(3)), *before, (kind, *parameters, attributes))
 
 
+def embedding(table: np.ndarray) -> Any:
+    """Rows of a table by computed places, some counted from its end."""
+
+    def build() -> Net:
+        net = Net((4,))
+        places = net.op("Cast", net.op("Floor", net.op("Mul", "x", np.float32(2))), to=TensorProto.INT64)
+        net.op("Gather", table, net.op("Clip", places, np.array(-9), np.array(9)))
+        return net
+
+    return build
+
+
 def products(kind: str, shape: tuple[int, ...], branches: Any) -> Any:
     """The product of two values made of one, by the nodes of each branch."""
 
@@ -136,6 +148,12 @@ def products(kind: str, shape: tuple[int, ...], branches: Any) -> Any:
 
 CASES: dict[str, Any] = {
     **{f"{k}, {name}": chain(*LAYOUTS[name], *v) for k, v in UNARY.items() for name in list(LAYOUTS)[:2]},
+    **{
+        f"{name}, rank {len(shape) + 1}": chain(shape, *UNARY[name])
+        for name in ("thresholded relu", "is inf", "power of whole numbers", "erf", "mish")
+        for shape in ((2, 3, 4, 5), (2, 3, 2, 4, 5))
+    },
+    "global Lp pool of a volume": one("GlobalLpPool", (2, 3, 4, 5), p=3),
     **{f"softplus, {name}": chain(*where, ("Softplus",)) for name, where in LAYOUTS.items()},
     **{f"{k}": compared(k, IMAGE, weights(6, 1, 1) * 2) for k in COMPARED},
     **{f"{k} of a constant": compared(k, IMAGE, weights(9, 10) * 2, swap=True) for k in COMPARED},
@@ -250,6 +268,40 @@ CASES |= {
             ("bijx,bj->bi", (3, 4, 2), (4,)),
         )
     },
+}
+
+CASES |= {
+    "gather a table of channels": chain(IMAGE, CONV, ("Gather", np.array([[1, 3, 5], [0, -1, 2]]), {"axis": 1})),
+    "gather a table of columns": chain(IMAGE, CONV, ("Gather", np.array([[1], [3]]), {"axis": -1})),
+    "gather one channel of a flatten": chain(IMAGE, CONV, ("Flatten",), ("Gather", np.array(31), {"axis": 1})),
+    "embedding": embedding(weights(11, 5)),
+    **{
+        f"trilu, upper {upper}, from {k}": one("Trilu", (3, 4, 5), np.array(k), upper=upper)
+        for upper in (0, 1)
+        for k in (-1, 0, 2)
+    },
+    "trilu of rank 6": one("Trilu", (2, 3, 2, 4, 5)),
+    "trilu behind a conv": chain(IMAGE, CONV, ("Trilu",)),
+    **{
+        f"running sum of axis {axis}, exclusive {e}, reverse {r}": chain(
+            IMAGE, CONV, ("CumSum", np.array(axis), {"exclusive": e, "reverse": r})
+        )
+        for axis, e, r in ((1, 0, 0), (-1, 1, 0), (2, 0, 1), (3, 1, 1))
+    },
+    **{
+        f"blocks of {block} on {size}, {settings}": one(
+            "Col2Im", (3 * block[0] * block[1], blocks), np.array(size), np.array(block), **settings
+        )
+        for size, block, blocks, settings in (
+            ((6, 5), (2, 3), 15, {}),
+            ((6, 6), (3, 3), 9, {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+            ((7, 5), (2, 2), 6, {"strides": [3, 2], "pads": [0, 1, 1, 0], "dilations": [2, 1]}),
+        )
+    },
+    "blocks of tokens": chain(
+        (9, 27), ("Transpose", {"perm": [0, 2, 1]}), ("Col2Im", ints(5, 5), ints(3, 3)), ("Conv", weights(2, 3, 1, 1))
+    ),
+    "running sum of a flatten": chain(IMAGE, CONV, ("Flatten",), ("CumSum", np.array(1))),
 }
 
 

@@ -22,6 +22,7 @@ from toolchain.cli.options import (
     MIN_ACCURACY,
     MODEL,
     PIXELS,
+    PROFILE,
     RETRAIN,
     ROUNDS,
     SAMPLES,
@@ -75,6 +76,7 @@ from toolchain.errors import GateFailed
 @click.option("--no-recover", is_flag=True, help="Leave the kept weights as they are.")
 @TO
 @MAX_DROP
+@PROFILE
 @click.option("--runs", default=100, show_default=True, help="Timed inferences for each model; 0 measures nothing.")
 @click.option("--warmup", default=10, show_default=True, help="Untimed inferences before them.")
 @PIXELS

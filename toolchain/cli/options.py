@@ -30,6 +30,13 @@ PIXELS = click.option(
     show_default=True,
     help="How images become numbers: 0..1, 0..255, or ImageNet's mean and deviation.",
 )
+PROFILE = click.option(
+    "--profile",
+    type=click.Choice(["lite", "micro"]),
+    default="lite",
+    show_default=True,
+    help="Kernels that a TFLite file may need: LiteRT's, or only those of TFLite Micro.",
+)
 BUDGET = click.option(
     "--budget",
     required=True,

@@ -21,6 +21,7 @@ from toolchain.cli.options import (
     MEMORY,
     MODEL,
     PIXELS,
+    PROFILE,
     SAMPLES,
     SEED,
     SHAPE,
@@ -411,6 +412,7 @@ def verify(
     "--data", type=click.Path(path_type=Path), help="Samples to check on, labelled for accuracy; seeded noise without."
 )
 @MAX_DROP
+@PROFILE
 @out_folder("jettison-out")
 @PIXELS
 @SHAPE

@@ -97,11 +97,13 @@ def quantise(
     metadata: dict[str, str] | None = None,
     threads: int = 1,
     timeout: float = TIMEOUT,
+    profile: str = "lite",
 ) -> Quantised:
     """The model as a quantised file.
 
     calibration  real samples {input: [n, *s]} that decide ranges and rounding; formats that need none take None
     held_out     samples that its tensors are compared on
+    profile      micro: with TFLite Micro's kernels alone
 
     Raises UsageError for a missing package, Unsupported for an op without TFLite form, RunnerFailed for the quantiser.
     """
@@ -111,7 +113,7 @@ def quantise(
     with tempfile.TemporaryDirectory(prefix="jettison-") as name:
         folder = Path(name)
         if kind.source == "tflite":
-            to_tflite(model, metadata).write(folder / "float.tflite")
+            to_tflite(model, metadata, profile=profile).write(folder / "float.tflite")
         else:
             save(model, folder / "float.onnx")
         for part, arrays in (("calibration", calibration or {}), ("held_out", held_out)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import toolchain
+from toolchain.emit.micro import arena
 from toolchain.emit.tflite import batch_axis, to_tflite
 from toolchain.errors import RunnerFailed
 from toolchain.model import Model
@@ -41,6 +43,7 @@ class EmissionCheck:
     max_abs: float
     max_rel: float
     passed: bool
+    arena_bytes: int | None = None  # of TFLite Micro; None where that is not known
 
 
 def check(
@@ -58,7 +61,15 @@ def check(
     relative = max(g / s if s else g for g, s in zip(gaps, sizes, strict=True))
     samples, size = len(next(iter(feeds.values()))), path.stat().st_size
     is_close = bool(relative <= tolerance)  # False for NaN
-    return EmissionCheck(str(path), kind, size, samples, max(gaps), relative, is_close)
+    arena_bytes = planned(path) if kind == "tflite" else None
+    return EmissionCheck(str(path), kind, size, samples, max(gaps), relative, is_close, arena_bytes)
+
+
+def planned(path: Path) -> int | None:
+    """Bytes of the arena that TFLite Micro needs for a file, None where a kernel of it is not known."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = arena(data)
+    return None if found.unknown else found.head_bytes
 
 
 def write_and_check_tflite(model: Model, path: Path, x: NDArray[Any] | Arrays, threads: int = 1) -> EmissionCheck:

@@ -43,11 +43,11 @@ FUSES = {
     "AVERAGE_POOL_2D",
 }
 KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
-MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
 RANKS = {  # axes along which kernels broadcast, 4 where not named
     **dict.fromkeys(("ADD", "MUL"), 6),
     **dict.fromkeys(("SUB", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2"), 5),
 }
+MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
 FILE_TYPES = {
     **{ir.DataType.FLOAT: np.float32, ir.DataType.BOOL: np.bool_, ir.DataType.INT64: np.int32},
     **{ir.DataType.INT32: np.int32, ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8},
@@ -94,10 +94,11 @@ class Writer:
 
     batch    what a free batch becomes: files have static shapes
     layouts  layout of each graph input that is not as in ONNX
+    is_micro a rule with a choice takes ops that TFLite Micro has
     """
 
-    def __init__(self, graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> None:
-        self.graph, self.batch = graph, batch
+    def __init__(self, graph: ir.Graph, batch: int, layouts: dict[str, Layout], is_micro: bool = False) -> None:
+        self.graph, self.batch, self.is_micro = graph, batch, is_micro
         self.operations: list[Operation] = []
         self.views: dict[ir.Value, View] = {}
         self.copies: defaultdict[Tensor, list[tuple[View, View]]] = defaultdict(list)
@@ -212,18 +213,22 @@ class Writer:
         """The inputs with the output's axes, in the layout of the largest that is computed."""
         rank = len(self.dims(node.outputs[0]))
         computed = [v for v in node.inputs if constant(v) is None] or node.inputs
-        layout = self.fronted(self.input(max(computed, key=lambda v: math.prod(self.dims(v)))), rank)
+        leader = self.input(max(computed, key=lambda v: math.prod(self.dims(v))))
+        layout = self.lifted(leader, rank)
         return [self.broadcast(v, layout, rank) for v in node.inputs]
 
-    def elementwise(self, code: str, *views: View, dtype: Any = None, **options: Any) -> View:
+    def elementwise(self, code: str, *operands: View | ArrayLike, dtype: Any = None, **options: Any) -> View:
         """An op of views that have the same axes in the same places, each perhaps 1 where others have more.
 
-        Kernels broadcast up to RANKS; axes that broadcast alike are joined where there are more.
+        Kernels broadcast up to RANKS; axes that broadcast alike are joined where there are more. Arrays broadcast to
+        the first view.
         """
+        first = next(o for o in operands if isinstance(o, View))
+        views = [o if isinstance(o, View) else self.constant_beside(np.asarray(o), first) for o in operands]
         dims = tuple(int(d) for d in np.broadcast_shapes(*(v.dims for v in views)))
         orders = {a: o for v in views for a, o in v.layout.orders.items()}
-        layout = Layout(views[0].layout.axes, orders)
-        given: dict[str, Any] = {"dtype": dtype or views[0].tensor.dtype, **options}
+        layout = Layout(first.layout.axes, orders)
+        given: dict[str, Any] = {"dtype": dtype or first.tensor.dtype, **options}
         shapes = [v.tensor.shape for v in views]
         if len(set(shapes)) == 1 or len(shapes[0]) <= RANKS.get(code, 4):
             return self.op(code, *views, dims=dims, layout=layout, **given)
@@ -236,7 +241,7 @@ class Writer:
         size = tuple(int(d) for d in np.broadcast_shapes(*joined))
         return self.reshaped(self.op(code, *parts, dims=size, layout=flat, **given), dims, layout)
 
-    def fronted(self, view: View, rank: int) -> Layout:
+    def lifted(self, view: View, rank: int) -> Layout:
         """The layout of a view with unit axes in front up to `rank`."""
         layout = view.layout.lifted(rank - len(view.dims))
         front = [a for a in range(rank) if a not in layout.axes]
@@ -248,9 +253,9 @@ class Writer:
         if value is not None and array is not None:
             array = array.reshape((1,) * (rank - array.ndim) + array.shape)
             return View(self.constant(layout.arranged(array), str(value.name)), array.shape, layout)
-        return self.relaid(self.lifted(self.input(value), rank), layout)
+        return self.relaid(self.raised(self.input(value), rank), layout)
 
-    def lifted(self, view: View, rank: int) -> View:
+    def raised(self, view: View, rank: int) -> View:
         """The same with unit axes in front."""
         by = rank - len(view.dims)
         return View(view.tensor, (1,) * by + view.dims, view.layout.lifted(by))
@@ -344,7 +349,7 @@ class Writer:
         if array is not None:
             return View(self.constant(np.broadcast_to(array, dims)), dims, plain(len(dims)))
         view = self.input(value)
-        layout = self.fronted(view, len(dims))
+        layout = self.lifted(view, len(dims))
         view = self.broadcast(value, layout, len(dims))
         if view.dims == dims:
             return view
@@ -467,6 +472,10 @@ class Writer:
             view, layout = self.relaid(view, plain(len(view.dims))), plain(len(size))
         return view if size == view.dims else self.reshaped(view, size, layout)
 
+    def without(self, view: View, axis: int) -> View:
+        """A value without one of its ONNX axes, which is of size 1."""
+        return self.reshaped(view, (*view.dims[:axis], *view.dims[axis + 1 :]), view.layout.without({axis}))
+
     def plain(self, rank: int) -> Layout:
         """ONNX's own layout."""
         return plain(rank)
@@ -585,18 +594,18 @@ class Writer:
             view = self.op(kind, view)
         self.give(node.outputs[0], view)
 
-    def affine(self, x: ir.Value | None, scale: NDArray[Any] | None, shift: NDArray[Any]) -> View:
+    def affine(self, x: ir.Value | None, scale: NDArray[Any] | None, shift: NDArray[Any] | None) -> View:
         """scale·x + shift, both broadcasting to x; inside the weights that make x, if nothing else reads it."""
         view = self.input(x)
         made = self.uncut(view.tensor)
-        factor, term = None if scale is None else self.beside(scale, view), self.beside(shift, view)
+        factor, term = (None if p is None else self.beside(p, view) for p in (scale, shift))
         fits = all(p is None or p.size == p.shape[-1] for p in (factor, term)) and self.is_private(view.tensor)
         if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
             absorb(made, factor, term)
             return view
         if factor is not None:
             view = self.op("MUL", view, factor)
-        return self.op("ADD", view, term)
+        return view if term is None else self.op("ADD", view, term)
 
     def uncut(self, tensor: Tensor) -> Operation | None:
         """What makes a value, before its border was cut off: a factor for each channel may go there."""
@@ -614,6 +623,30 @@ class Writer:
             return True
         known = (self.is_nonnegative(replace(view, tensor=t)) for t in made.inputs if t.array is None)
         return made.code in KEEPS_SIGN and all(known)
+
+
+def natural(view: View) -> NDArray[Any]:
+    """The array of a constant view as it lies in ONNX."""
+    assert view.tensor.array is not None
+    axes = [a for a in view.layout.axes if a is not None]
+    array = view.tensor.array.reshape([view.dims[a] for a in axes]).transpose(np.argsort(axes)).reshape(view.dims)
+    for axis, order in view.layout.orders.items():
+        array = array.take(np.argsort(order), axis=axis)
+    return array
+
+
+def runs_alike(shapes: list[Dims]) -> list[Dims]:
+    """The same shapes with neighbouring axes joined along which the same of them are 1."""
+    found: list[list[int]] = [[] for _ in shapes]
+    kind: tuple[bool, ...] | None = None
+    for sizes in zip(*shapes, strict=True):
+        if max(sizes) == 1:
+            continue
+        is_one = tuple(d == 1 for d in sizes)
+        for run, d in zip(found, sizes, strict=True):
+            run[-1:] = [run[-1] * d] if is_one == kind else [*run[-1:], d]
+        kind = is_one
+    return [tuple(run) for run in found]
 
 
 def forward(positions: NDArray[Any]) -> range | None:
@@ -643,35 +676,11 @@ def hold(made: Operation, weights: NDArray[Any], bias: NDArray[Any]) -> None:
     made.inputs = [inputs[0], kept[0], *inputs[2:-1], kept[1]]
 
 
-def natural(view: View) -> NDArray[Any]:
-    """The array of a constant view as it lies in ONNX."""
-    assert view.tensor.array is not None
-    axes = [a for a in view.layout.axes if a is not None]
-    array = view.tensor.array.reshape([view.dims[a] for a in axes]).transpose(np.argsort(axes)).reshape(view.dims)
-    for axis, order in view.layout.orders.items():
-        array = array.take(np.argsort(order), axis=axis)
-    return array
-
-
-def runs_alike(shapes: list[Dims]) -> list[Dims]:
-    """The same shapes with neighbouring axes joined along which the same of them are 1."""
-    found: list[list[int]] = [[] for _ in shapes]
-    kind: tuple[bool, ...] | None = None
-    for sizes in zip(*shapes, strict=True):
-        if max(sizes) == 1:
-            continue
-        is_one = tuple(d == 1 for d in sizes)
-        for run, d in zip(found, sizes, strict=True):
-            run[-1:] = [run[-1] * d] if is_one == kind else [*run[-1:], d]
-        kind = is_one
-    return [tuple(run) for run in found]
-
-
-def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any]) -> None:
+def absorb(made: Operation, factor: NDArray[Any] | None, term: NDArray[Any] | None) -> None:
     """Fold y ↦ factor·y + term into the weights and the bias of the op that makes y."""
     weights, bias = parameters(made)
     bias = bias.astype(np.float64)
     if factor is not None:
         factor = factor.astype(np.float64).reshape(-1)
         weights, bias = weights * factor.reshape(-1, *[1] * (weights.ndim - 1)), bias * factor
-    hold(made, weights, bias + term.reshape(-1))
+    hold(made, weights, bias if term is None else bias + term.reshape(-1))

@@ -133,8 +133,8 @@ def celu_lite(w: Any, n: ir.Node) -> None:
 def thresholded_lite(w: Any, n: ir.Node) -> None:
     """x above α, else 0."""
     x = w.input(n.inputs[0])
-    above = w.op("GREATER", x, np.float32(attribute(n, "alpha", 1.0)), dtype=np.bool_)
-    w.give(n.outputs[0], w.op("SELECT_V2", above, x, np.zeros((1,) * len(x.dims), np.float32), dtype=np.float32))
+    above = w.elementwise("GREATER", x, np.float32(attribute(n, "alpha", 1.0)), dtype=np.bool_)
+    w.give(n.outputs[0], w.elementwise("SELECT_V2", above, x, np.float32(0), dtype=np.float32))
 
 
 def softplus_view(w: Any, x: Any) -> Any:

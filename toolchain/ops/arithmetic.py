@@ -53,13 +53,17 @@ def binary(name: str, da: Partial, db: Partial, **rules: Any) -> None:
     op(name, channels=broadcast, vjp=vjp, **rules)
 
 
-def add_lite(w: Any, n: ir.Node) -> None:
-    """A constant term may become the bias of what makes the other."""
-    for x, c in (n.inputs, n.inputs[::-1]):
-        term = constant(c)
-        if constant(x) is None and term is not None and dims(x) == dims(n.outputs[0]):
-            return w.give(n.outputs[0], w.affine(x, None, term))
-    w.binary(n, "ADD")
+def folding_lite(code: str, is_factor: bool) -> Callable[[Any, ir.Node], None]:
+    """A constant term or factor may go into the weights of what makes the other."""
+
+    def lite(w: Any, n: ir.Node) -> None:
+        for x, c in (n.inputs, n.inputs[::-1]):
+            array = constant(c)
+            if constant(x) is None and array is not None and dims(x) == dims(n.outputs[0]) and array.dtype.kind == "f":
+                return w.give(n.outputs[0], w.affine(x, array, None) if is_factor else w.affine(x, None, array))
+        w.binary(n, code)
+
+    return lite
 
 
 binary(
@@ -69,7 +73,7 @@ binary(
     ray=sum_of,
     torch=lambda t, n, x: x[0] + x[1],
     learns=(0, 1),
-    lite=add_lite,
+    lite=folding_lite("ADD", is_factor=False),
 )
 binary(
     "Sub",
@@ -86,7 +90,7 @@ binary(
     ray=product_ray,
     torch=lambda t, n, x: x[0] * x[1],
     learns=(0, 1),
-    lite=lambda w, n: w.binary(n, "MUL"),
+    lite=folding_lite("MUL", is_factor=True),
 )
 binary(
     "Div",
@@ -119,7 +123,7 @@ def pow_lite(w: Any, n: ir.Node) -> None:
         if held.size == 1 and held.item() in POWERS:
             code = POWERS[held.item()]
             return w.give(n.outputs[0], view if code is None else w.op(code, view))
-        return w.give(n.outputs[0], w.elementwise("POW", view, w.constant_beside(held, view)))
+        return w.give(n.outputs[0], w.elementwise("POW", view, held))
     if w.dtype(x) is not w.dtype(operand(n, 1)):
         w.refuse(n, "has a base and an exponent of two types", "Cast one of them")
     w.binary(n, "POW")

@@ -46,7 +46,7 @@ def infinite_lite(w: Any, n: ir.Node) -> None:
     if not any(signs):
         w.refuse(n, "looks for neither infinity", "Leave it out")
     looked = w.op("ABS", x) if all(signs) else x
-    w.give(n.outputs[0], w.op("EQUAL", looked, np.float32(np.inf if signs[0] else -np.inf), dtype=np.bool_))
+    w.give(n.outputs[0], w.elementwise("EQUAL", looked, np.float32(np.inf if signs[0] else -np.inf), dtype=np.bool_))
 
 
 TOLD: dict[str, tuple[str, Any]] = {

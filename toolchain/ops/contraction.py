@@ -367,7 +367,7 @@ def matmul_lite(w: Any, n: ir.Node) -> None:
     a, b = w.input(n.inputs[0]), w.input(n.inputs[1])
     b = b if len(b.dims) > 1 else w.shaped(b, (*b.dims, 1))
     rank = max(len(a.dims), len(b.dims))
-    w.give(n.outputs[0], w.shaped(w.product(w.lifted(a, rank), w.lifted(b, rank)), w.dims(n.outputs[0])))
+    w.give(n.outputs[0], w.shaped(w.product(w.raised(a, rank), w.raised(b, rank)), w.dims(n.outputs[0])))
 
 
 op(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -290,13 +293,18 @@ def gather_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
 
 
 def gather_lite(w: Any, n: ir.Node) -> None:
-    """Constant positions along one axis, wherever the file holds them."""
-    x, index, y = w.input(n.inputs[0]), w.parameter(n, 1), n.outputs[0]
-    axis = attribute(n, "axis", 0) % len(x.dims)
-    if index.ndim > 1 or dims(n.inputs[0])[axis] < 0:
-        w.refuse(n, "picks along the batch or with a table of indices", "Use one constant list of indices")
+    """Constant positions along one axis, wherever the file holds them; computed ones in ONNX's layout."""
+    x, index, y, axis = w.input(n.inputs[0]), constant(n.inputs[1]), n.outputs[0], gather_axis(n)
+    if dims(n.inputs[0])[axis] < 0:
+        w.refuse(n, "picks along the batch", "Pick along another axis")
+    if index is None:
+        x, places = w.relaid(x, w.plain(len(x.dims))), w.input(n.inputs[1])
+        size = (*x.dims[:axis], *places.dims, *x.dims[axis + 1 :])
+        places = w.op("FLOOR_MOD", w.relaid(places, w.plain(len(places.dims))), np.int32(x.dims[axis]))
+        made = w.op("GATHER", x, places, dims=size, layout=w.plain(len(size)), axis=axis, batchDims=0)
+        return w.give(y, made)
     picked = w.picked(x, axis, index.reshape(-1) % x.dims[axis])
-    w.give(y, picked if index.ndim else w.reshaped(picked, w.dims(y), picked.layout.without({axis})))
+    w.give(y, w.shaped(picked, w.dims(y)) if index.ndim else w.without(picked, axis))
 
 
 def gather_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
@@ -440,6 +448,14 @@ def trilu_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return side(x[0], 0 if given(x, 1) is None else int(np.ravel(numbers(n, x, 1))[0]))
 
 
+def trilu_lite(w: Any, n: ir.Node) -> None:
+    """A choice of constants: what is left out may be infinite."""
+    x, start = w.input(n.inputs[0]), w.parameter(n, 1)
+    side = np.triu if attribute(n, "upper", 1) else np.tril
+    kept = side(np.ones(x.dims[-2:], np.bool_), 0 if start is None else int(np.ravel(start)[0]))
+    w.give(n.outputs[0], w.elementwise("SELECT_V2", kept, x, x.tensor.dtype(0)))
+
+
 op(
     "Trilu",
     channels=trilu_channels,
@@ -449,6 +465,7 @@ op(
     ],
     ray=linear,
     torch=trilu_torch,
+    lite=trilu_lite,
 )
 
 
@@ -482,7 +499,79 @@ def cumsum_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return y - x[0] if attribute(n, "exclusive", 0) else y
 
 
-op("CumSum", channels=cumsum_channels, vjp=cumsum_vjp, ray=linear, torch=cumsum_torch)
+def cumsum_lite(w: Any, n: ir.Node) -> None:
+    """The file's own."""
+    if constant(n.inputs[1]) is None or dims(n.inputs[0])[cumsum_axis(n)] < 0:
+        w.refuse(n, "sums along the batch, or a computed axis", "Give it a constant axis of one sample")
+    settings = {"exclusive": bool(attribute(n, "exclusive", 0)), "reverse": bool(attribute(n, "reverse", 0))}
+    x = w.reordered(w.input(n.inputs[0]), cumsum_axis(n), None)
+    w.give(n.outputs[0], w.op("CUMSUM", x, np.int32(x.layout.place(cumsum_axis(n))), **settings))
+
+
+op("CumSum", channels=cumsum_channels, vjp=cumsum_vjp, ray=linear, torch=cumsum_torch, lite=cumsum_lite)
+
+
+# ---- Col2Im --------------------------------------------------------------------------------------------------------
+def col2im_places(n: ir.Node) -> NDArray[np.int64]:
+    """[positions of the image, most places]: which of the [block positions · blocks] each sums; past the end for none.
+
+    Raises NotImplementedError where sizes are computed.
+    """
+    size, block = constant(n.inputs[1]), constant(n.inputs[2])
+    if size is None or block is None:
+        raise NotImplementedError("its sizes are computed")
+    rank = len(size)
+    strides, dilations = (attribute(n, k, [1] * rank) for k in ("strides", "dilations"))
+    pads = attribute(n, "pads", [0] * 2 * rank)
+    sides = zip(size, block, strides, dilations, pads, pads[rank:], strict=False)
+    grid = [(s + b + e - d * (k - 1) - 1) // t + 1 for s, k, t, d, b, e in sides]
+    found: list[list[int]] = [[] for _ in range(int(size.prod()))]
+    for place, (inside, at) in enumerate(itertools.product(np.ndindex(*block), np.ndindex(*grid))):
+        steps = zip(inside, at, strides, dilations, pads, strict=False)
+        met = [i * d + a * t - b for i, a, t, d, b in steps]
+        if all(0 <= m < s for m, s in zip(met, size, strict=True)):
+            found[int(np.ravel_multi_index(met, size))].append(place)
+    none = int(block.prod()) * math.prod(grid)
+    return np.array(list(itertools.zip_longest(*found, fillvalue=none)), np.int64).T
+
+
+def col2im_channels(n: ir.Node, u: Units) -> None:
+    """A channel owns the positions of its blocks."""
+    x, y = operand(n, 0), n.outputs[0]
+    u.tie(u[x, 0], u[y, 0])
+    u.tie(np.repeat(u[y, 1], dims(x)[1] // dims(y)[1]), u[x, 1])
+
+
+def col2im_lite(w: Any, n: ir.Node) -> None:
+    """Every position picks its places in turn and adds them; a place of zeros stands behind the others."""
+    x, y = w.input(n.inputs[0]), w.dims(n.outputs[0])
+    if constant(n.inputs[1]) is None or constant(n.inputs[2]) is None:
+        w.refuse(n, "computes its sizes", "Make them initializers")
+    channels, blocks = y[1], x.dims[2]
+    apart = w.transposed(w.shaped(x, (y[0], channels, x.dims[1] // channels, blocks)), [0, 2, 3, 1])
+    rows = w.shaped(w.relaid(apart, w.plain(4)), (y[0], x.dims[1] // channels * blocks, channels))
+    rows = w.padded(rows, [(0, 0), (0, 1), (0, 0)])
+    picked = [w.gathered(rows, 1, places, None) for places in col2im_places(n).T]
+    total = reduce(lambda a, b: w.op("ADD", a, b), picked)
+    w.give(n.outputs[0], w.shaped(w.transposed(total, [0, 2, 1]), y))
+
+
+def col2im_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """torch pads both sides of an image alike."""
+    size, block = numbers(n, x, 1), numbers(n, x, 2)
+    strides, dilations, pads = (attribute(n, k, [d] * 4) for k, d in (("strides", 1), ("dilations", 1), ("pads", 0)))
+    if len(size) != 2 or pads[:2] != pads[2:]:
+        raise NotImplementedError("it pads unevenly, or makes no image")
+    return t.nn.functional.fold(x[0], size, block, dilations[:2], pads[:2], strides[:2])
+
+
+op(
+    "Col2Im",
+    channels=col2im_channels,
+    ray=linear,
+    torch=col2im_torch,
+    lite=col2im_lite,
+)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -519,8 +608,13 @@ def shape_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return t.tensor(sizes, dtype=t.int64, device=x[0].device)
 
 
-op("Shape", channels=shape_channels, torch=shape_torch)
-op("Size", torch=lambda t, n, x: t.tensor(x[0].numel(), device=x[0].device))
+def settled_lite(w: Any, n: ir.Node) -> None:
+    """What sizes decide is a constant before a file is written; only what values decide comes here."""
+    w.refuse(n, "depends on the values of its input", "Export with static shapes")
+
+
+op("Shape", channels=shape_channels, torch=shape_torch, lite=settled_lite)
+op("Size", torch=lambda t, n, x: t.tensor(x[0].numel(), device=x[0].device), lite=settled_lite)
 
 
 def constantofshape_channels(n: ir.Node, u: Units) -> None:
@@ -551,5 +645,6 @@ op(
     resize=constantofshape_resize,
     adds=sizes_add(0),
     torch=constantofshape_torch,
+    lite=settled_lite,
 )
-op("Range", vjp=no_share, torch=lambda t, n, x: t.arange(*(v.item() for v in x), device=x[0].device))
+op("Range", vjp=no_share, torch=lambda t, n, x: t.arange(*(v.item() for v in x), device=x[0].device), lite=settled_lite)

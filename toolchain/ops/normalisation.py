@@ -446,7 +446,7 @@ def lrn_lite(w: Any, n: ir.Node) -> None:
     mean = w.shaped(w.op("AVERAGE_POOL_2D", padded, dims=columns.dims, **window), last.dims)
     scaled = w.op("MUL", mean, np.float32(attribute(n, "alpha", 1e-4)))
     around = w.op("ADD", scaled, np.float32(attribute(n, "bias", 1.0)))
-    y = w.elementwise("MUL", last, w.op("POW", around, np.float32(-attribute(n, "beta", 0.75))))
+    y = w.elementwise("MUL", last, w.elementwise("POW", around, np.float32(-attribute(n, "beta", 0.75))))
     w.give(n.outputs[0], w.transposed(y, [0, rank - 1, *range(1, rank - 1)]))
 
 

@@ -181,8 +181,8 @@ def norm_view(w: Any, n: ir.Node, x: Any, gone: set[int], kept: bool) -> Any:
     p = attribute(n, "p", 2)
     if p in NORMS:
         return NORMS[p](w, n, x, gone, kept)
-    powers = w.op("POW", w.op("ABS", x), np.float32(p))
-    return w.op("POW", w.over("SUM", powers, gone, kept), np.float32(1 / p))
+    powers = w.elementwise("POW", w.op("ABS", x), np.float32(p))
+    return w.elementwise("POW", w.over("SUM", powers, gone, kept), np.float32(1 / p))
 
 
 NORMS: dict[float, Made] = {1: kernel("SUM", before="ABS"), 2: kernel("SUM", before="SQUARE", after="SQRT")}

@@ -44,10 +44,9 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     scorer = Scorer(model, job.sets, job.threads)
     channels, before = analyse(model, job.approximate), profile(model)
     asked = asked_of(job, results)
-    lite = emit.to_tflite(model) if any(f.startswith("tflite") for f in job.formats) else None
-    dense_lite = (
-        lite.data if lite is not None and "tflite" in job.formats else None
-    )  # what cannot be emitted says so now
+    # what cannot be emitted says so now
+    lite = emit.to_tflite(model, profile=job.profile) if any(f.startswith("tflite") for f in job.formats) else None
+    dense_lite = lite.data if lite is not None and "tflite" in job.formats else None
     log.done("inspect", facts.describe_model(before, channels))
     first = started(job, model, channels, ranked(job, model, channels, progress, terms))
     log.done("rank", facts.describe_ranks(first.ranks))

@@ -34,7 +34,8 @@ def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionC
         rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))
     if "tflite" in job.formats:
         path = results["tflite"]
-        emit.to_tflite(final, {"tool": f"jettison {__version__}", "source_sha256": final.sha256}).write(path)
+        told = {"tool": f"jettison {__version__}", "source_sha256": final.sha256}
+        emit.to_tflite(final, told, profile=job.profile).write(path)
         rows.append(dataclasses.replace(emit.check(final, path, samples), path=path.name))
     return rows
 

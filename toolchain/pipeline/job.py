@@ -47,6 +47,7 @@ class Job:
     teacher: bool = False
     formats: tuple[str, ...] = FLOATS
     max_drop: float | None = None  # points of accuracy that a quantised file may lose
+    profile: str = "lite"  # micro: TFLite files with no other kernels than TFLite Micro's
     runs: int = 100
     warmup: int = 10
     seed: int = 0

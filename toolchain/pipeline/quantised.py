@@ -40,6 +40,7 @@ class Asked:
     calibration: Samples | None
     sets: tuple[Samples, ...]
     max_drop: float | None
+    profile: str
     seed: int
     threads: int
 
@@ -57,7 +58,7 @@ def asked_of(job: Job, results: Mapping[str, Path]) -> Asked:
         raise UsageError("--max-drop is about quantised files", way_out=f"Add one of {', '.join(QUANTISED)} to --to")
     if job.max_drop is not None and all(s.labels is None for s in sets):
         raise UsageError("--max-drop needs samples with labels", way_out="Give labelled samples with --data")
-    return Asked(files, job.calibration, sets, job.max_drop, job.seed, job.threads)
+    return Asked(files, job.calibration, sets, job.max_drop, job.profile, job.seed, job.threads)
 
 
 def quantised(asked: Asked, model: Model) -> list[Json]:
@@ -71,7 +72,15 @@ def quantised(asked: Asked, model: Model) -> list[Json]:
     rows = []
     for form, path in asked.files.items():
         used = calibration if QUANTISED[form].is_calibrated else None
-        made = quantise(model, form, None if used is None else used.inputs, sets[0].inputs, metadata, asked.threads)
+        made = quantise(
+            model,
+            form,
+            None if used is None else used.inputs,
+            sets[0].inputs,
+            metadata,
+            asked.threads,
+            profile=asked.profile,
+        )
         judged = judgements(made, sets, reference, asked.threads)
         row = row_of(path, made, used, judged, asked.max_drop)
         if row["passed"]:
