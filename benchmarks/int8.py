@@ -82,8 +82,7 @@ def row(
     if form == ALONE:
         source, data = "tflite", alone(to_tflite(model), calibration)
     else:
-        used = calibration.inputs if QUANTISED[form].is_calibrated else None
-        made = quantise(model, form, used, sets["validation"].inputs)
+        made = quantise(model, form, calibration.inputs, sets["validation"].inputs)
         source, data = QUANTISED[form].source, made.data
         told = {"float_ops": list(made.float_ops), "worst": made.layers[0] if made.layers else None}
     told |= {"bytes": len(data), "seconds": round(time.perf_counter() - begun, 2)}
