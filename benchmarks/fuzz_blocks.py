@@ -391,7 +391,9 @@ def unit_axes(g: Draft, x: str) -> str:
 def concat(g: Draft, x: str) -> str:
     axis = 1 + g.upto(len(g.shape(x)) - 1)
     fits = [y for y in g.pool if len(g.shape(y)) == len(g.shape(x))]
-    fits = [y for y in fits if all(a == b for i, (a, b) in enumerate(zip(g.shape(y), g.shape(x))) if i != axis)]
+    fits = [
+        y for y in fits if all(a == b for i, (a, b) in enumerate(zip(g.shape(y), g.shape(x), strict=True)) if i != axis)
+    ]
     parts = [x, *(g.pick(fits) for _ in range(1 + g.upto(2)))]
     return g.add("Concat", *parts[:: g.pick([1, -1])], axis=axis)
 

@@ -1,4 +1,7 @@
-"""The graph as the writer takes it: what the batch decides is known, and patterns that are one op stand as one."""
+"""The graph as the writer takes it: what the batch decides is known, and patterns that are one op stand as one.
+
+What a kernel broadcasts by itself is not written out before.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import onnx_ir as ir
 
 from toolchain.inference import infer
 from toolchain.model import Model, fold
-from toolchain.ops.table import attribute, constant, dims
+from toolchain.ops.arithmetic import broadcast
+from toolchain.ops.table import attribute, constant, dims, find
 from toolchain.plain import Names, held
 
 SIZES = ("Shape", "Size")
@@ -28,6 +32,8 @@ def prepared(model: Model, batch: int) -> ir.Graph:
             name_gelu(graph, node)
         elif node.op_type == "InstanceNormalization":
             name_groups(graph, node)
+        elif node.op_type == "Expand":
+            leave_to_readers(graph, node)
     return graph
 
 
@@ -103,6 +109,23 @@ def name_groups(graph: ir.Graph, norm: ir.Node) -> None:
     )
     settings = {"num_groups": groups, "epsilon": attribute(norm, "epsilon", 1e-5)}
     replace(graph, y, ir.node("GroupNormalization", [x, scale, bias], settings))
+
+
+def leave_to_readers(graph: ir.Graph, expand: ir.Node) -> None:
+    """What every reader spreads by itself need not be spread before."""
+    y, x = expand.outputs[0], expand.inputs[0]
+    if x is not None and not y.is_graph_output() and all(spreads(use.node, y, x) for use in y.uses()):
+        ir.convenience.replace_all_uses_with(y, x)
+        graph.remove(expand, safe=True)
+
+
+def spreads(node: ir.Node, wide: ir.Value, narrow: ir.Value) -> bool:
+    """Whether an elementwise op has the same shape if it reads the narrow value for the wide one."""
+    entry = find(node)
+    if entry is None or entry.channels is not broadcast:
+        return False
+    shapes = [dims(narrow if v is wide else v)[::-1] for v in node.inputs]
+    return all(any(s[a] == d for s in shapes if a < len(s)) for a, d in enumerate(dims(node.outputs[0])[::-1]))
 
 
 # ---- graph ---------------------------------------------------------------------------------------------------------

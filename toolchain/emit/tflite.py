@@ -24,7 +24,7 @@ from toolchain.emit.flatbuffer import Buffer, Chunk, serialised
 from toolchain.emit.layout import Layout, channels_last, plain
 from toolchain.emit.micro import require_micro
 from toolchain.emit.prepare import prepared
-from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
+from toolchain.emit.writer import ACTIVATION, Operation, Tensor, View, Writer
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
 from toolchain.model import Model
@@ -43,6 +43,11 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     "PADV2": "PadV2Options",
     "CONV_3D": "Conv3DOptions",
     "CONV_3D_TRANSPOSE": "Conv3DOptions",
+}
+RANKED = {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4}  # versions from five axes on
+TYPED = {  # versions from an input's type on
+    **{("ABS", np.int32): 5, ("SIGN", np.int32): 2},
+    **dict.fromkeys((("GATHER", np.bool_), ("TRANSPOSE", np.bool_), ("STRIDED_SLICE", np.bool_)), 3),
 }
 IN_PLACE = {"ADD", "SUB", "MUL", "DIV", "SOFTMAX"}  # ops whose result LiteRT may put where their input was
 ENUMS = {"padding": "Padding", "mode": "MirrorPadMode", ACTIVATION: "ActivationFunctionType"}
@@ -114,16 +119,14 @@ def written(graph: ir.Graph, batch: int, is_micro: bool = False) -> Writer:
 
 
 def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout], is_micro: bool) -> Writer:
-    """All ops that the outputs need, each output in a tensor of its own, channels last or as in ONNX."""
+    """All ops that the outputs need, each output in a tensor of its own."""
     writer = Writer(graph, batch, layouts, is_micro)
     writer.write()
     taken = {view.tensor for view in writer.inputs.values()}
     for value in graph.outputs:
         writer.stem = str(value.name)
         view = writer.input(value)
-        rank = len(view.dims)
-        last = axes(view.layout) == channels_last(rank).axes
-        view = writer.relaid(view, channels_last(rank) if last else plain(rank))
+        view = writer.relaid(view, at_the_end(view))
         if view.tensor in taken or view.tensor.array is not None:
             view = writer.op("RESHAPE", view, np.array(view.tensor.shape, np.int32), newShape=list(view.tensor.shape))
         taken.add(view.tensor)
@@ -136,6 +139,13 @@ def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout], is_micro: 
             live.append(operation)
     writer.operations = copied(live[::-1], ends)
     return writer
+
+
+def at_the_end(view: View) -> Layout:
+    """How an output is handed out: channels last or as in ONNX, and maps of more axes as they lie."""
+    own, rank = axes(view.layout), len(view.dims)
+    is_kept = own == channels_last(rank).axes or (rank > 4 and own[0] == 0)
+    return Layout(own) if is_kept else plain(rank)
 
 
 def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
@@ -179,7 +189,7 @@ def cost(writer: Writer) -> tuple[int, int]:
 
 
 def version(operation: Operation) -> int:
-    """The first version of a float32 op that can do this (TensorFlow's op_version.cc)."""
+    """The first version of an op of a float file that can do this (TensorFlow's op_version.cc)."""
     x, options = operation.inputs[0], operation.options
     rank, code = max(len(t.shape) for t in operation.inputs), operation.code
     broadcasts = len(operation.inputs) > 1 and x.shape != operation.inputs[1].shape
@@ -199,9 +209,9 @@ def version(operation: Operation) -> int:
         return {5: 4, 6: 6}.get(rank, 8)
     if code in ("MAXIMUM", "MINIMUM", "SUB", "DIV") and broadcasts and rank > 4:
         return 2 if code == "DIV" else 3
-    if rank > 4:
-        return {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4}.get(code, 1)
-    return 1
+    if rank > 4 and code in RANKED:
+        return RANKED[code]
+    return TYPED.get((code, x.dtype), 1)
 
 
 # ---- flatbuffer ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from toolchain.emit.layout import Dims, Layout, channels_last, image, plain, reshaped
 from toolchain.errors import Unsupported
 from toolchain.ops.pooling import Window, borders, planar
+from toolchain.ops.shape import reshape_runs
 from toolchain.ops.table import constant, dims, find, where
 
 ACTIVATION = "fusedActivationFunction"
@@ -467,10 +468,16 @@ class Writer:
 
         signs  dimensions before and after with the batch as -1, which is then kept apart
         """
-        layout = reshaped(view.layout, *(signs or (view.dims, size)))
-        if layout is None:
-            view, layout = self.relaid(view, plain(len(view.dims))), plain(len(size))
-        return view if size == view.dims else self.reshaped(view, size, layout)
+        if size == view.dims:
+            return view
+        for before, after in ((signs or (view.dims, size)), (view.dims, size)):
+            layout = reshaped(view.layout, before, after)
+            if layout is not None:
+                return self.reshaped(view, size, layout)
+        view = self.relaid(view, in_runs(view, size))
+        layout = reshaped(view.layout, view.dims, size)
+        assert layout is not None
+        return self.reshaped(view, size, layout)
 
     def without(self, view: View, axis: int) -> View:
         """A value without one of its ONNX axes, which is of size 1."""
@@ -603,9 +610,9 @@ class Writer:
         if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
             absorb(made, factor, term)
             return view
-        if factor is not None:
-            view = self.op("MUL", view, factor)
-        return view if term is None else self.op("ADD", view, term)
+        if scale is not None:
+            view = self.elementwise("MUL", view, scale)
+        return view if shift is None else self.elementwise("ADD", view, shift)
 
     def uncut(self, tensor: Tensor) -> Operation | None:
         """What makes a value, before its border was cut off: a factor for each channel may go there."""
@@ -623,6 +630,15 @@ class Writer:
             return True
         known = (self.is_nonnegative(replace(view, tensor=t)) for t in made.inputs if t.array is None)
         return made.code in KEEPS_SIGN and all(known)
+
+
+def in_runs(view: View, size: Dims) -> Layout:
+    """ONNX's layout, but for the axes that a reshape joins or splits with the file's last: these stay last."""
+    runs = [[a for a, _ in left] for left, _ in reshape_runs(view.dims, size)]
+    last = view.layout.moved(view.dims)[-1:]
+    runs.sort(key=lambda run: run[-1:] == last)
+    units = [a for a, d in enumerate(view.dims) if d == 1]
+    return Layout((*units, *(a for run in runs for a in run)))
 
 
 def natural(view: View) -> NDArray[Any]:
