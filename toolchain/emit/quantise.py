@@ -34,7 +34,7 @@ class Format:
 
     suffix         what its name has between the stem and the ending of its source
     source         the float file that it is made of
-    is_calibrated  whether samples decide the ranges of its activations
+    is_calibrated  whether samples decide the ranges of its activations, so that it cannot do without
     needs          package that makes it, of the extra int8
     """
 
@@ -101,7 +101,7 @@ def quantise(
 ) -> Quantised:
     """The model as a quantised file.
 
-    calibration  real samples {input: [n, *s]} that decide ranges and rounding; formats that need none take None
+    calibration  real samples {input: [n, *s]} that decide ranges and rounding, or None where a format can do without
     held_out     samples that its tensors are compared on
     profile      micro: with TFLite Micro's kernels alone
 
@@ -119,9 +119,8 @@ def quantise(
         for part, arrays in (("calibration", calibration or {}), ("held_out", held_out)):
             np.savez(folder / f"{part}.npz", **{f"x.{k}": v for k, v in arrays.items()})  # pyright: ignore[reportArgumentType]
         (folder / "asked.json").write_text(json.dumps({"form": form, "threads": threads}))
-        finished(
-            [sys.executable, "-P", str(CHILD), name], f"the quantiser of {form}", Path(kind.file("model")), timeout
-        )
+        command = [sys.executable, "-P", "-W", "ignore", str(CHILD), name]
+        finished(command, f"the quantiser of {form}", Path(kind.file("model")), timeout)
         found = json.loads((folder / "found.json").read_text())
         data = (folder / f"quantised.{kind.source}").read_bytes()
     told = {k: tuple(found[k]) for k in ("float_ops", "layers", "saturated")}

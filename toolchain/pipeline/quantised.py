@@ -71,16 +71,9 @@ def quantised(asked: Asked, model: Model) -> list[Json]:
     metadata = {"tool": f"jettison {__version__}", "source_sha256": model.sha256}
     rows = []
     for form, path in asked.files.items():
-        used = calibration if QUANTISED[form].is_calibrated else None
-        made = quantise(
-            model,
-            form,
-            None if used is None else used.inputs,
-            sets[0].inputs,
-            metadata,
-            asked.threads,
-            profile=asked.profile,
-        )
+        used = calibration if form != "tflite-float16" else None
+        inputs = None if used is None else used.inputs
+        made = quantise(model, form, inputs, sets[0].inputs, metadata, asked.threads, profile=asked.profile)
         judged = judgements(made, sets, reference, asked.threads)
         row = row_of(path, made, used, judged, asked.max_drop)
         if row["passed"]:
