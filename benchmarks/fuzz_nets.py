@@ -23,8 +23,9 @@ FIXED = 3  # samples of a network that takes no other number
 LARGEST = 6000  # elements of a value
 MOST_BLOCKS = 14
 NUDGES = (1e-6, 1e-4)  # relative changes of a node's inputs
-STEEPEST = 30.0  # by which a node may make it larger
-OFTEN = ["unary"] * 9 + ["reduced"] * 3 + ["conv", "pool", "with_value", "compared"]  # blocks of many kinds
+STEEPEST = 10.0  # by which a node may make it larger
+OFTEN = ["unary"] * 7 + ["conv"] * 5 + ["reduced"] * 3  # blocks of many kinds, and those that turn and reorder axes
+OFTEN += ["flatten", "transpose", "reshape", "concat", "cut", "dense"] * 2 + ["pool", "with_value", "compared"]
 TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
 OPSET = 20
 
