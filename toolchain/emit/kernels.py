@@ -74,7 +74,6 @@ KERNELS = {
     **kernels("CAST", FLOAT, INT8, INT32, BOOL),
     **kernels("QUANTIZE", FLOAT, INT8),
     **kernels("DEQUANTIZE", INT8),
-    **kernels("UNIDIRECTIONAL_SEQUENCE_LSTM", FLOAT),
 }
 
 
@@ -99,6 +98,8 @@ def refusal(file: Contents, op: FileOp) -> tuple[str, str] | None:
     if op.code in WEIGHTED and file.read(op, WEIGHT).type != given:
         weights = file.read(op, WEIGHT).type
         return f"TFLite Micro has no {op.code} of {given} with weights of {weights}", "Export to tflite or tflite-int8"
+    if op.code == "BATCH_MATMUL" and max(t.scales for t in tensors) > 1:
+        return "TFLite Micro's BATCH_MATMUL takes one scale, not one for each channel", "Export to tflite"
     rank = max(len(t.shape) for t in tensors)
     if rank > kernel.rank:
         return f"TFLite Micro's {op.code} takes {kernel.rank} axes, not {rank}", "Merge axes with a Reshape before it"

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from toolchain.emit.layout import Dims, Layout, channels_last, image, plain, reshaped
 from toolchain.errors import Unsupported
-from toolchain.ops.pooling import Window, borders, planar
+from toolchain.ops.pooling import Window, borders, is_disputed, planar
 from toolchain.ops.shape import reshape_runs
 from toolchain.ops.table import constant, dims, find, where
 
@@ -46,7 +46,7 @@ FUSES = {
 KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
 RANKS = {  # axes along which kernels broadcast, 4 where not named
     **dict.fromkeys(("ADD", "MUL"), 6),
-    **dict.fromkeys(("SUB", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2"), 5),
+    **dict.fromkeys(("SUB", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2", "BATCH_MATMUL"), 5),
 }
 MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
 FILE_TYPES = {
@@ -358,6 +358,10 @@ class Writer:
 
     def tiled(self, view: View, repeats: list[int]) -> View:
         """The value side by side with itself, so often along each ONNX axis."""
+        if self.is_micro:  # it has no TILE
+            for axis, times in enumerate(repeats):
+                view = self.concatenated([view] * times, axis)
+            return view
         layout = view.layout
         for axis, order in view.layout.orders.items():
             size = len(order)
@@ -506,13 +510,17 @@ class Writer:
         rank, (stack, rows), columns = len(a.dims), (a.dims[:-2], a.dims[-2]), b.dims[-1]
         if b.tensor.array is not None and math.prod(b.dims[:-2]) == 1:
             return self.fully_connected(a, natural(b).reshape(b.dims[-2:]).T, None, b.tensor.stem)
-        if rank > 4 and stack == b.dims[:-2]:
-            pile = math.prod(stack)
-            a, b = (self.shaped(self.matrices(v)[0], (pile, *v.dims[-2:])) for v in (a, b))
-            return self.shaped(self.product(a, b), (*stack, rows, columns))
+        both = tuple(int(d) for d in np.broadcast_shapes(stack, b.dims[:-2]))
+        piles = runs_alike([stack, b.dims[:-2]])
+        if rank > 4 and len(piles[0]) < rank - 2:
+            a, b = (self.shaped(self.matrices(v)[0], (*p, *v.dims[-2:])) for v, p in zip((a, b), piles, strict=True))
+            return self.shaped(self.product(a, b), (*both, rows, columns))
+        if rank > RANKS["BATCH_MATMUL"]:
+            raise Unsupported(
+                f"a product broadcasts along {rank - 2} axes in turn", f"value '{self.stem}'", "Repeat one"
+            )
         (a, is_left), (b, is_right) = self.matrices(a, turns=False), self.matrices(b)
-        both = np.broadcast_shapes(a.dims[:-2], b.dims[:-2])
-        size = (*(int(d) for d in both), rows, columns)
+        size = (*both, rows, columns)
         return self.op("BATCH_MATMUL", a, b, dims=size, layout=plain(rank), adjX=is_left, adjY=is_right)
 
     def with_last(self, view: View, axis: int) -> View:
@@ -551,6 +559,8 @@ class Writer:
         """
         if min(v.pads) < 0:
             self.refuse(node, f"has negative pads {v.pads}", "Crop with a Slice before it")
+        if is_disputed(node):
+            self.refuse(node, "has an auto_pad that runtimes read differently, as a cut", "Write its pads out")
         around, is_same = borders(v, x.dims[2:], sizes), filler is not None
         for size, out, stride, (begin, end) in zip(x.dims[2:], sizes, v.strides, around, strict=True):
             is_same &= out == -(-size // stride) and end - begin in (0, 1)
