@@ -110,3 +110,9 @@ def test_compress_reports_the_quantised_file(data: Path, tmp_path: Path) -> None
     page = (tmp_path / "report.html").read_text()
     assert "model-int8.tflite" in page and row["layers"][0]["tensor"] in page
     assert "wrote" in done.stdout and "model-int8.tflite" in done.stdout
+
+
+def test_a_sweep_quantises_nothing(data: Path, tmp_path: Path) -> None:
+    words = ("--data", data / "labelled.npz", "--to", "onnx,tflite-int8", "-o", tmp_path / "out")
+    done = jettison("sweep", SHIPPED, *words)
+    assert done.returncode == 2 and "jettison export" in done.stderr

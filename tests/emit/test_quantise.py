@@ -21,7 +21,7 @@ from toolchain.emit.child import run
 from toolchain.emit.lite_file import closed, opened
 from toolchain.emit.quantise import QUANTISED, outputs, quantise
 from toolchain.emit.quantising import least_error
-from toolchain.emit.rounding import nearest_plane, windows
+from toolchain.emit.rounding import nearest_plane, spread, windows
 from toolchain.emit.run import onnx_outputs
 from toolchain.errors import RunnerFailed, Unsupported, UsageError
 from toolchain.model import Model, load
@@ -338,6 +338,17 @@ def energy(rounded: np.ndarray, weights: np.ndarray, covariance: np.ndarray) -> 
 def test_rounding_for_the_inputs_adds_less_noise_than_rounding_each_weight(inputs: int) -> None:
     weights = np.random.default_rng(inputs).uniform(-100, 100, (40, inputs)).astype(np.float32)
     covariance = correlated(inputs, inputs)
+    found = nearest_plane(weights, covariance)
+    assert energy(found, weights, covariance).sum() <= energy(np.rint(weights), weights, covariance).sum() * (1 + 1e-6)
+
+
+def test_an_input_far_larger_than_the_others_does_not_stop_the_rounding() -> None:
+    """float32 rounds the covariance of the rest away; as where one channel of a transformer runs off."""
+    generator = np.random.default_rng(1)
+    rows = generator.standard_normal((400, 600)).astype(np.float32) @ generator.standard_normal((600, 600)) / 25
+    rows[:, 7] *= 1e5
+    _, covariance = spread(rows.astype(np.float32))
+    weights = generator.uniform(-100, 100, (20, 600)).astype(np.float32)
     found = nearest_plane(weights, covariance)
     assert energy(found, weights, covariance).sum() <= energy(np.rint(weights), weights, covariance).sum() * (1 + 1e-6)
 
