@@ -131,16 +131,24 @@ class Buffers:
     beside: tuple[tuple[int, ...], ...]
 
     def height(self, sizes: Sequence[int]) -> int:
-        """Bytes of the pile: largest first, each buffer at the lowest offset that is free during its whole life."""
-        low, top = [-1] * len(sizes), [0] * len(sizes)
-        for i in sorted((i for i, size in enumerate(sizes) if size), key=lambda i: (-sizes[i], -i)):
-            offset = 0
-            for start, end in sorted((low[k], top[k]) for k in self.beside[i] if low[k] >= 0):
-                if offset + sizes[i] <= start:
-                    break
-                offset = max(offset, end)
-            low[i], top[i] = offset, offset + sizes[i]
-        return max(top, default=0)
+        """Bytes of the pile that these sizes make."""
+        return max((o + size for o, size in zip(placed(sizes, self.beside), sizes, strict=True) if size), default=0)
+
+
+def placed(sizes: Sequence[int], beside: Sequence[Sequence[int]]) -> list[int]:
+    """Offset of each buffer: largest first, the later of two equals first, each as low as its life leaves room.
+
+    beside  for each buffer those whose lives overlap with it; a buffer of size 0 gets no place, which is -1
+    """
+    low = [-1] * len(sizes)
+    for i in sorted((i for i, size in enumerate(sizes) if size), key=lambda i: (-sizes[i], -i)):
+        offset = 0
+        for start, end in sorted((low[k], low[k] + sizes[k]) for k in beside[i] if low[k] >= 0):
+            if offset + sizes[i] <= start:
+                break
+            offset = max(offset, end)
+        low[i] = offset
+    return low
 
 
 def arena(model: Model, shape: Shape = dims) -> int:

@@ -296,6 +296,7 @@ CASES: dict[str, Any] = {
     "unsqueeze": chain((6,), ("Unsqueeze", ints(2, 3)), ("Conv", weights(3, 6, 1, 1))),
     "transpose": one("Transpose", IMAGE, perm=[0, 2, 3, 1]),
     "transpose of rank 5": one("Transpose", (2, 3, 4, 5), perm=[0, 4, 2, 1, 3]),
+    "softmax of rank 5": one("Softmax", (2, 9, 4, 5), axis=2),
     "transpose of an image": chain(IMAGE, CONV, ("Transpose", {"perm": [0, 3, 1, 2]})),
     "channels-last network": chain(
         (9, 10, 6), ("Transpose", {"perm": [0, 3, 1, 2]}), CONV, ("Transpose", {"perm": [0, 2, 3, 1]})
@@ -445,6 +446,16 @@ def test_maps_made_by_a_dense_layer_do_not_move(read_twice: bool, tmp_path: Path
     assert gap(run(str(written(lite, tmp_path)), x), onnx_outputs(model, x)) <= TOLERANCE
 
 
+def test_maps_of_more_axes_are_handed_out_as_they_lie(tmp_path: Path) -> None:
+    net = Net(IMAGE)
+    heads = net.op("Reshape", net.op("Conv", "x", scaled(12, 6, 1, 1)), ints(-1, 3, 4, 9, 10))
+    net.op("Sigmoid", net.op("Transpose", heads, perm=[0, 1, 3, 4, 2]))  # anchors in front of the places
+    model = net.model(tmp_path)
+    lite, x = to_tflite(model), samples(model)
+    assert (lite.outputs, "TRANSPOSE" in codes(lite)) == ({"sigmoid3": (0, 2, 3, 1, 4)}, False)
+    assert gap(run(str(written(lite, tmp_path)), x), onnx_outputs(model, x)) <= TOLERANCE
+
+
 def test_a_file_is_little_larger_than_its_weights(residual: Model) -> None:
     weight = sum(v.const_value.nbytes for v in residual.graph.initializers.values() if v.const_value is not None)
     assert len(to_tflite(residual).data) <= 1.02 * weight + 16 * 1024
@@ -501,7 +512,7 @@ def test_metadata_tells_the_permutations_and_what_the_caller_adds(residual: Mode
         ("transposed conv", "TRANSPOSE_CONV", 3),
         ("gemm", "FULLY_CONNECTED", 1),
         ("matmul of rank 3", "FULLY_CONNECTED", 5),
-        ("transpose of rank 5", "TRANSPOSE", 4),
+        ("softmax of rank 5", "TRANSPOSE", 4),
     ],
 )
 def test_op_versions_are_the_first_that_can_do_it(case: str, code: str, version: int, tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ POOLS: dict[str, Any] = {
     "averagepool 3-D": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[1, 2, 3]),
     "averagepool 3-D padded": one("AveragePool", VOLUME, kernel_shape=[3, 3, 3], strides=[2, 1, 2], pads=[1] * 6),
     "averagepool 3-D ceil": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[2, 2, 3], ceil_mode=1),
+    "averagepool 3-D dilated": one("AveragePool", VOLUME, kernel_shape=[2, 1, 2], dilations=[2, 3, 3], pads=[1] * 6),
     "lppool": one("LpPool", IMAGE, kernel_shape=[2, 3], strides=[2, 2]),
     "lppool 1": one("LpPool", IMAGE, kernel_shape=[3, 3], p=1, pads=[1, 1, 1, 1]),
     "lppool 3": one("LpPool", IMAGE, kernel_shape=[3, 3], p=3, pads=[1, 0, 0, 1], strides=[2, 1]),
@@ -275,6 +276,22 @@ RECURRENT: dict[str, Any] = {
     ),
 }
 CASES |= POOLS | RECURRENT
+FOUND: dict[str, Any] = {  # by benchmarks.fuzz
+    "resize linear, corners and odd scales": resize(
+        (1, 4, 5), "linear", (2, 0.5), coordinate_transformation_mode="align_corners"
+    ),
+    "resize cubic to one": resize((2, 3, 5), "cubic", (0.5, 1), coordinate_transformation_mode="pytorch_half_pixel"),
+    "a value times itself": chain((4, 3, 3), ("Conv", weights(4, 4, 1, 1)), ("MatMul", "conv0")),
+    "prelu of a sequence": chain(
+        (7, 3),
+        ("Transpose", {"perm": [1, 0, 2]}),
+        ("LSTM", *cell("LSTM", features=3, hidden=1), {"hidden_size": 1}),
+        ("Transpose", {"perm": [2, 0, 1, 3]}),
+        ("Reshape", ints(-1, 7, 1)),
+        ("PRelu", weights(7, 1)),
+    ),
+}
+CASES |= FOUND
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -17,10 +17,12 @@ from toolchain.cli.options import (
     FORCE,
     KEEP,
     LAYERS,
+    MAX_DROP,
     MEMORY,
     MIN_ACCURACY,
     MODEL,
     PIXELS,
+    PROFILE,
     RETRAIN,
     ROUNDS,
     SAMPLES,
@@ -31,6 +33,7 @@ from toolchain.cli.options import (
     TARGET,
     TEACHER,
     THREADS,
+    TO,
     out_folder,
     parse_shapes,
     progress,
@@ -71,7 +74,9 @@ from toolchain.errors import GateFailed
 @RETRAIN
 @TEACHER
 @click.option("--no-recover", is_flag=True, help="Leave the kept weights as they are.")
-@click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
+@TO
+@MAX_DROP
+@PROFILE
 @click.option("--runs", default=100, show_default=True, help="Timed inferences for each model; 0 measures nothing.")
 @click.option("--warmup", default=10, show_default=True, help="Untimed inferences before them.")
 @PIXELS
@@ -146,7 +151,8 @@ def finish(
     with folder(job.out), progress(context) as (say, advance):
         report = compress_model(job, model, say, advance)
     summary(report)
-    for name in ("model.onnx", "model.tflite", "plan.json", "ranks.npz", "report.json", "report.html"):
+    emitted = [e["path"] for e in (*report["emitted"], *report["quantised"])]
+    for name in (*emitted, "plan.json", "ranks.npz", "report.json", "report.html"):
         if (job.out / name).exists():
             click.echo(f"wrote {job.out / name}")
     failed = [c for c in report["checks"] if not c["passed"]]

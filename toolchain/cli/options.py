@@ -30,6 +30,13 @@ PIXELS = click.option(
     show_default=True,
     help="How images become numbers: 0..1, 0..255, or ImageNet's mean and deviation.",
 )
+PROFILE = click.option(
+    "--profile",
+    type=click.Choice(["lite", "micro"]),
+    default="lite",
+    show_default=True,
+    help="Kernels that a TFLite file may need: LiteRT's, or only those of TFLite Micro.",
+)
 BUDGET = click.option(
     "--budget",
     required=True,
@@ -80,6 +87,19 @@ APPROXIMATE = click.option(
     "approximate",
     is_flag=True,
     help="Also cut widths that a LayerNorm takes its statistics over: not exact, and the deviation is reported.",
+)
+TO = click.option(
+    "--to",
+    "formats",
+    default="onnx,tflite",
+    show_default=True,
+    help="Files to emit: onnx, tflite, and quantised tflite-int8, tflite-int8-weights, tflite-float16, onnx-int8.",
+)
+MAX_DROP = click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="Refuse a quantised file that loses more points of accuracy than this.",
 )
 LAYERS = click.option("--layers", default="*", metavar="GLOB", help="Groups to rank; the others stay whole.")
 TARGET = click.option(

@@ -19,7 +19,13 @@ from toolchain.errors import UsageError
 @SHAPE
 @FORMAT
 def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
-    """Parameters, MACs, file bytes and arena of a model; layers by size, the largest first."""
+    """Parameters, MACs, file bytes and arena of a model; layers by size, the largest first.
+
+    Of a .tflite file: its ops with their weights, and the arena that TFLite Micro needs for it.
+    """
+    if model.suffix == ".tflite":
+        inspect_lite(model, form)
+        return
     from toolchain.model import load
     from toolchain.profile import profile
     from toolchain.tables import show
@@ -38,6 +44,35 @@ def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
         click.echo(f"file {counted.flash_bytes:,} bytes · arena {counted.arena_bytes:,} bytes for one sample")
         if loaded.batch != "free":
             click.echo(f"runs at batch {loaded.batch} only: {loaded.held_by}")
+
+
+def inspect_lite(path: Path, form: str) -> None:
+    """Ops in the order in which they run, with what is in the arena meanwhile, and where it is fullest."""
+    from toolchain.emit.contents import contents
+    from toolchain.emit.kernels import lacking
+    from toolchain.emit.micro import arena
+    from toolchain.tables import show
+    from toolchain.validate import read_bytes
+
+    file = contents(read_bytes(path, "a model"), str(path))
+    planned, rows = arena(file), []
+    for i, op in enumerate(file.ops):
+        result, weights = file.made(op), {t for t in op.inputs if t >= 0 and file.tensors[t].stored_bytes}
+        row: dict[str, Any] = {"result": result.name, "op": op.code, "type": result.type, "output": list(result.shape)}
+        row["weight bytes"] = sum(file.tensors[t].stored_bytes for t in weights)
+        row["arena bytes"] = sum(b.bytes for b in planned.alive(i))
+        rows.append(row)
+    show(rows, form)
+    if form != "table":
+        return
+    click.echo(f"file {path.stat().st_size:,} bytes · arena of TFLite Micro {planned.head_bytes:,} bytes")
+    if planned.peak is not None:
+        held = ", ".join(f"{b.name} {b.bytes:,} at {b.offset:,}" for b in planned.alive(planned.peak))
+        click.echo(f"highest at {rows[planned.peak]['op']} '{rows[planned.peak]['result']}': {held}")
+    for name in planned.unknown:
+        click.echo(f"at least: the scratch of {name} is not known")
+    for lack in lacking(file):
+        click.echo(f"not for TFLite Micro: '{lack.name}': {lack.because}")
 
 
 @cli.command()

@@ -17,15 +17,18 @@ from toolchain.cli.options import (
     FORMAT,
     KEEP,
     LAYERS,
+    MAX_DROP,
     MEMORY,
     MODEL,
     PIXELS,
+    PROFILE,
     SAMPLES,
     SEED,
     SHAPE,
     STEPS,
     TARGET,
     THREADS,
+    TO,
     out_folder,
     parse_cuts,
     parse_shapes,
@@ -401,49 +404,107 @@ def verify(
 
 @cli.command()
 @MODEL
-@click.option("--to", "formats", default="onnx,tflite", show_default=True, help="Files to emit.")
-@click.option("--data", type=click.Path(path_type=Path), help="Samples to check on; seeded noise without.")
+@TO
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), help="Real samples that decide the ranges of int8 activations."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Samples to check on, labelled for accuracy; seeded noise without."
+)
+@MAX_DROP
+@PROFILE
 @out_folder("jettison-out")
 @PIXELS
 @SHAPE
 @SEED
+@THREADS
+@FORMAT
 @FORCE
-def export(
-    model: Path,
-    formats: str,
-    data: Path | None,
-    out: Path,
-    pixels: str,
-    shapes: tuple[str, ...],
-    seed: int,
-    force: bool,
-) -> None:
+def export(model: Path, out: Path, shapes: tuple[str, ...], form: str, **asked: Any) -> None:
     """Write other formats of a model, each checked against onnxruntime."""
     from dataclasses import asdict
 
-    from toolchain.data import load_samples
-    from toolchain.files import check_new
+    from toolchain.files import folder
     from toolchain.model import load
-    from toolchain.pipeline import FORMATS, Job, emission
-    from toolchain.tables import show
+    from toolchain.pipeline import asked_of, emission, quantised
+    from toolchain.pipeline.quantised import check_rows, warnings
 
-    wanted = tuple(f.strip() for f in formats.split(",") if f.strip())
-    unknown = set(wanted) - set(FORMATS)
-    if unknown:
-        raise UsageError(f"unknown format '{min(unknown)}'", way_out=f"Use {', '.join(FORMATS)}")
-    out.mkdir(parents=True, exist_ok=True)
-    results = {f: out / f"{model.stem}.{f}" for f in wanted}
-    for path in results.values():
-        if path.resolve() == model.resolve():
-            raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
-        check_new(path, force)
     loaded = load(model, parse_shapes(shapes))
-    samples = None if data is None else load_samples(data, loaded, pixels)
-    found = emission(Job(model, out, "", samples, formats=wanted, seed=seed), loaded, results)
-    show([asdict(f) for f in found], "table")
+    job = exporting(model, out, loaded, **asked)
+    with folder(out):
+        results = destinations(job)
+        integers = asked_of(job, results)
+        about = [asdict(f) for f in emission(job, loaded, results)]
+        rows = quantised(integers, loaded)
+    exported(about, rows, form)
+    for row in rows:
+        for text in warnings(row):
+            click.echo(f"jettison: warning: {row['path']}: {text}", err=True)
     for path in results.values():
-        click.echo(f"wrote {path}")
-    if not all(f.passed for f in found):
+        if form == "table" and path.exists():
+            click.echo(f"wrote {path}")
+    if not all(f["passed"] for f in about):
         raise GateFailed(
             "an emitted file differs from its model", way_out="Report the op that it names in jettison inspect"
         )
+    for check in check_rows(rows):
+        if not check["passed"]:
+            raise GateFailed(f"{check['name']}: {check['value']}, {check['limit']}", way_out=check["message"])
+
+
+def exporting(
+    model: Path,
+    out: Path,
+    loaded: Any,
+    formats: str,
+    calibration: Path | None,
+    data: Path | None,
+    pixels: str,
+    **rest: Any,
+) -> Any:
+    """What was asked for as a job; raises UsageError for a format that there is none of."""
+    from toolchain.data import load_samples
+    from toolchain.pipeline import FORMATS, Job
+
+    wanted = tuple(dict.fromkeys(f.strip() for f in formats.split(",") if f.strip()))
+    for form in wanted:
+        if form not in FORMATS:
+            raise UsageError(f"unknown format '{form}'", way_out=f"Use {', '.join(FORMATS)}")
+    read = lambda path: None if path is None else load_samples(path, loaded, pixels)
+    seen, known = read(data), read(calibration)
+    return Job(model, out, "", known, () if seen is None else (seen,), formats=wanted, **rest)
+
+
+def destinations(job: Any) -> dict[str, Path]:
+    """Where each file goes; raises UsageError for one that may not be replaced."""
+    from toolchain.emit import QUANTISED
+    from toolchain.files import check_new
+
+    stem = job.model.stem
+    results = {f: job.out / (QUANTISED[f].file(stem) if f in QUANTISED else f"{stem}.{f}") for f in job.formats}
+    for path in results.values():
+        if path.resolve() == job.model.resolve():
+            raise UsageError(f"{path} would replace the model itself", way_out="Give another folder with -o")
+        check_new(path, job.force)
+    return results
+
+
+def exported(files: list[dict[str, Any]], quantised: list[dict[str, Any]], form: str) -> None:
+    """Print what was emitted: everything as JSON, else one line for each file."""
+    import json
+
+    from toolchain.tables import show
+
+    if form == "json":
+        print(json.dumps({"emitted": files, "quantised": quantised}, indent=1))
+        return
+    keys = ("file", "format", "bytes", "samples", "off by", "same answer %", "before %", "after %", "passed")
+    share = lambda x: None if x is None else round(100 * x, 3)
+    rows = [
+        (f["path"], f["format"], f["bytes"], f["samples"], f["max_rel"], None, None, None, f["passed"]) for f in files
+    ]
+    for q in quantised:
+        j = q["judged"][0]
+        found = (j["n"], j["deviation"], share(j["same_answer"]), share(j["before"]), share(j["after"]), q["passed"])
+        rows.append((q["path"], q["format"], q["bytes"], *found))
+    show([dict(zip(keys, row, strict=True)) for row in rows], form)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import toolchain
+from toolchain.emit.micro import arena
 from toolchain.emit.tflite import batch_axis, to_tflite
 from toolchain.errors import RunnerFailed
 from toolchain.model import Model
@@ -39,6 +43,7 @@ class EmissionCheck:
     max_abs: float
     max_rel: float
     passed: bool
+    arena_bytes: int | None = None  # of TFLite Micro; None where that is not known
 
 
 def check(
@@ -56,7 +61,15 @@ def check(
     relative = max(g / s if s else g for g, s in zip(gaps, sizes, strict=True))
     samples, size = len(next(iter(feeds.values()))), path.stat().st_size
     is_close = bool(relative <= tolerance)  # False for NaN
-    return EmissionCheck(str(path), kind, size, samples, max(gaps), relative, is_close)
+    arena_bytes = planned(path) if kind == "tflite" else None
+    return EmissionCheck(str(path), kind, size, samples, max(gaps), relative, is_close, arena_bytes)
+
+
+def planned(path: Path) -> int | None:
+    """Bytes of the arena that TFLite Micro needs for a file, None where a kernel of it is not known."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = arena(data)
+    return None if found.unknown else found.head_bytes
 
 
 def write_and_check_tflite(model: Model, path: Path, x: NDArray[Any] | Arrays, threads: int = 1) -> EmissionCheck:
@@ -100,21 +113,30 @@ def lite_outputs(
         arrays: dict[str, Any] = {f"x.{k}": v for k, v in feeds.items()}
         np.savez(given, **arrays)
         command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads), resolver]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise RunnerFailed(f"the LiteRT runtime did not finish in {timeout:.0f} s", str(path)) from error
-        if done.returncode < 0:
-            name = signal.strsignal(-done.returncode)
-            what = f"the LiteRT runtime crashed (signal {-done.returncode}, {name}) loading {path.name}"
-            raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            raise RunnerFailed(f"the LiteRT runtime refuses the file: {lines[-1]}", str(path))
+        finished(command, "the LiteRT runtime", path, timeout)
         with np.load(found) as stored:
             return {k.removeprefix("y."): stored[k] for k in stored.files}
+
+
+def finished(command: Sequence[str], who: str, path: Path, timeout: float) -> str:
+    """What a child, which sees this toolchain, said on stderr; raises RunnerFailed unless it came to its end."""
+    places = [str(Path(toolchain.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    sees = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, env=sees
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunnerFailed(f"{who} did not finish in {timeout:.0f} s", str(path)) from error
+    if done.returncode < 0:
+        name = signal.strsignal(-done.returncode)
+        what = f"{who} crashed (signal {-done.returncode}, {name}) loading {path.name}"
+        raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        said = next((line for line in lines if not line.startswith(("Traceback", " ", "INFO", "WARNING"))), lines[-1])
+        raise RunnerFailed(f"{who} refuses the file: {said}", str(path))
+    return done.stderr
 
 
 RUNNERS = {"tflite": lite_outputs, "onnx": onnx_file_outputs}

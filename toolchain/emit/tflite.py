@@ -22,8 +22,9 @@ import onnx_ir as ir
 import toolchain
 from toolchain.emit.flatbuffer import Buffer, Chunk, serialised
 from toolchain.emit.layout import Layout, channels_last, plain
+from toolchain.emit.micro import require_micro
 from toolchain.emit.prepare import prepared
-from toolchain.emit.writer import ACTIVATION, Operation, Tensor, Writer
+from toolchain.emit.writer import ACTIVATION, Operation, Tensor, View, Writer
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
 from toolchain.model import Model
@@ -74,20 +75,24 @@ class LiteModel:
         write_atomic(path, lambda file: file.writelines(self.chunks))
 
 
-def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int = 1) -> LiteModel:
+def to_tflite(model: Model, metadata: dict[str, str] | None = None, batch: int = 1, profile: str = "lite") -> LiteModel:
     """The float32 TFLite file of a model, with ONNX's names for inputs and outputs.
 
-    batch  size that a free batch gets
+    batch    size that a free batch gets
+    profile  micro: with no other kernels than TFLite Micro has
 
     Raises Unsupported for an op or an attribute that TFLite cannot compute exactly, and above 2 GiB.
     """
-    writer = written(prepared(model, batch), batch)
+    writer = written(prepared(model, batch), batch, profile == "micro")
     inputs = {str(v.name): axes(view.layout) for v, view in writer.inputs.items()}
     outputs = {str(v.name): axes(writer.views[v].layout) for v in writer.graph.outputs}
     told = {"inputs": inputs, "outputs": outputs}
     samples = {str(v.name): batch_axis(v) for v in writer.graph.outputs if batch_axis(v)}
     entries = {LAYOUT: json.dumps(told | ({"batch": samples} if samples else {})), **(metadata or {})}
-    return LiteModel(packed(writer, entries), inputs, outputs)
+    lite = LiteModel(packed(writer, entries), inputs, outputs)
+    if profile == "micro":
+        require_micro(lite.data, writer.graph)
+    return lite
 
 
 def axes(layout: Layout) -> tuple[int, ...]:
@@ -100,30 +105,28 @@ def batch_axis(value: ir.Value) -> int:
     return next((a for a, d in enumerate(dims(value)) if d < 0), 0)
 
 
-def written(graph: ir.Graph, batch: int) -> Writer:
+def written(graph: ir.Graph, batch: int, is_micro: bool = False) -> Writer:
     """The graph as file ops; an input is channels last where that moves fewer bytes, then where it takes fewer ops."""
     layouts: dict[str, Layout] = {}
-    best = finished(graph, batch, layouts)
+    best = finished(graph, batch, layouts, is_micro)
     for value in graph.inputs:
         if len(value.shape or ()) > 2:
             tried = layouts | {str(value.name): channels_last(len(value.shape or ()))}
-            writer = finished(graph, batch, tried)
+            writer = finished(graph, batch, tried, is_micro)
             if cost(writer) < cost(best):
                 best, layouts = writer, tried
     return best
 
 
-def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> Writer:
-    """All ops that the outputs need, each output in a tensor of its own, channels last or as in ONNX."""
-    writer = Writer(graph, batch, layouts)
+def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout], is_micro: bool) -> Writer:
+    """All ops that the outputs need, each output in a tensor of its own."""
+    writer = Writer(graph, batch, layouts, is_micro)
     writer.write()
     taken = {view.tensor for view in writer.inputs.values()}
     for value in graph.outputs:
         writer.stem = str(value.name)
         view = writer.input(value)
-        rank = len(view.dims)
-        last = axes(view.layout) == channels_last(rank).axes
-        view = writer.relaid(view, channels_last(rank) if last else plain(rank))
+        view = writer.relaid(view, at_the_end(view))
         if view.tensor in taken or view.tensor.array is not None:
             view = writer.op("RESHAPE", view, np.array(view.tensor.shape, np.int32), newShape=list(view.tensor.shape))
         taken.add(view.tensor)
@@ -138,11 +141,19 @@ def finished(graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> Writer:
     return writer
 
 
-def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
-    """The ops, with a copy in front of a RESHAPE whose source LiteRT would overwrite.
+def at_the_end(view: View) -> Layout:
+    """How an output is handed out: channels last or as in ONNX, and maps of more axes as they lie."""
+    own, rank = axes(view.layout), len(view.dims)
+    is_kept = own == channels_last(rank).axes or (rank > 4 and own[0] == 0)
+    return Layout(own) if is_kept else plain(rank)
 
-    LiteRT 2.3 without XNNPACK lets an op write into a reshaped tensor although the source, itself computed in place, is
-    still to be read.
+
+def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
+    """The ops, with copies where LiteRT 2.3 computes wrongly without.
+
+    In front of a RESHAPE: without XNNPACK it lets an op write into a reshaped tensor although the source, itself
+    computed in place, is still to be read. Of a value that BATCH_MATMUL multiplies with itself: XNNPACK reads one of
+    both sides wrongly if a TRANSPOSE made it.
     """
     readers: defaultdict[Tensor, list[Operation]] = defaultdict(list)
     for operation in operations:
@@ -154,13 +165,21 @@ def copied(operations: list[Operation], ends: set[Tensor]) -> list[Operation]:
         is_read_again = len(readers[x]) > 1 or x in ends
         is_risky = o.code == "RESHAPE" and x.producer is not None and x.producer.code in IN_PLACE and is_read_again
         if is_risky and any(r.code in IN_PLACE for r in readers[o.output]):
-            stem, rank = f"{o.output.stem}/copy", len(x.shape)
-            copy = Tensor(x.shape, x.dtype, stem)
-            window = [Tensor((rank,), np.int32, f"{stem}/window", np.array(v)) for v in ([0] * rank, x.shape)]
-            result.append(Operation("SLICE", [x, *window], copy, {}))
-            o = Operation(o.code, [copy, *o.inputs[1:]], o.output, o.options)
+            result.append(copy_of(x, f"{o.output.stem}/copy"))
+            o = Operation(o.code, [result[-1].output, *o.inputs[1:]], o.output, o.options)
+        is_turned = x.producer is not None and x.producer.code == "TRANSPOSE"
+        if o.code == "BATCH_MATMUL" and x is o.inputs[1] and is_turned:
+            result.append(copy_of(x, f"{o.output.stem}/copy"))
+            o = Operation(o.code, [x, result[-1].output], o.output, o.options)
         result.append(o)
     return result
+
+
+def copy_of(x: Tensor, stem: str) -> Operation:
+    """All of a tensor, elsewhere: a RESHAPE might share its memory."""
+    rank = len(x.shape)
+    window = [Tensor((rank,), np.int32, f"{stem}/window", np.array(v)) for v in ([0] * rank, x.shape)]
+    return Operation("SLICE", [x, *window], Tensor(x.shape, x.dtype, stem), {})
 
 
 def cost(writer: Writer) -> tuple[int, int]:

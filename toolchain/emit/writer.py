@@ -95,10 +95,11 @@ class Writer:
 
     batch    what a free batch becomes: files have static shapes
     layouts  layout of each graph input that is not as in ONNX
+    is_micro a rule with a choice takes ops that TFLite Micro has
     """
 
-    def __init__(self, graph: ir.Graph, batch: int, layouts: dict[str, Layout]) -> None:
-        self.graph, self.batch = graph, batch
+    def __init__(self, graph: ir.Graph, batch: int, layouts: dict[str, Layout], is_micro: bool = False) -> None:
+        self.graph, self.batch, self.is_micro = graph, batch, is_micro
         self.operations: list[Operation] = []
         self.views: dict[ir.Value, View] = {}
         self.copies: defaultdict[Tensor, list[tuple[View, View]]] = defaultdict(list)

@@ -129,7 +129,7 @@ def maxpool_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
 
 
 def pooled(w: Any, n: ir.Node, x: Any, code: str, v: Window, sizes: Sequence[int], filler: float | None) -> Any:
-    """A pooling without dilation; of a volume height and width first, then depth.
+    """A pooling, if it is dilated of averages; of a volume height and width first, then depth.
 
     sizes   space of the result
     filler  value of padded places; None where the file's SAME would not count them but the node does
@@ -141,6 +141,9 @@ def pooled(w: Any, n: ir.Node, x: Any, code: str, v: Window, sizes: Sequence[int
         columns = w.restacked(planes, (batch, channels, depth, math.prod(sizes[1:])))
         columns = pooled(w, n, columns, code, facing(v, 0), [sizes[0], columns.dims[3]], filler)
         return w.restacked(columns, (batch, channels, *sizes))
+    if set(v.dilations) != {1}:  # the file's poolings have no dilation, its convolutions do
+        share = np.full((1, *planar(v.kernel), x.dims[1]), 1 / math.prod(v.kernel), np.float32)
+        return w.convolved(n, x, "DEPTHWISE_CONV_2D", share, np.zeros(x.dims[1], np.float32), v, sizes)
     x, settings = w.windowed(n, x, v, sizes, filler)
     kernel = dict(zip(("filterHeight", "filterWidth"), planar(v.kernel), strict=True))
     return w.op(code, x, dims=(*x.dims[:2], *sizes), **kernel, **settings)
@@ -220,15 +223,11 @@ def averaged(w: Any, n: ir.Node, x: Any, counts: NDArray[np.float32]) -> Any:
     are averaged in and the counts put right.
     """
     v, sizes, size = window(n), w.dims(n.outputs[0])[2:], math.prod(window(n).kernel)
-    if set(v.dilations) != {1}:  # the file's poolings have no dilation, its convolutions do
-        filters = np.full((1, *planar(v.kernel), x.dims[1]), 1 / size, np.float32)
-        y = w.convolved(n, x, "DEPTHWISE_CONV_2D", filters, np.zeros(x.dims[1], np.float32), v, sizes)
-        is_same = False
-    else:
-        is_theirs = len(v.kernel) < 3 and np.array_equal(counts, window_counts(n, with_pads=False))
-        y = pooled(w, n, x, "AVERAGE_POOL_2D", v, sizes, 0.0 if is_theirs else None)
-        is_same = is_theirs and y.tensor.producer.options["padding"] == "SAME"
-    return y if is_same or (counts == size).all() else w.op("MUL", y, y.layout.arranged(size / counts[None, None]))
+    is_theirs = len(v.kernel) < 3 and set(v.dilations) == {1}
+    is_theirs &= np.array_equal(counts, window_counts(n, with_pads=False))
+    y = pooled(w, n, x, "AVERAGE_POOL_2D", v, sizes, 0.0 if is_theirs else None)
+    is_right = (counts == size).all() or (is_theirs and y.tensor.producer.options["padding"] == "SAME")
+    return y if is_right else w.op("MUL", y, y.layout.arranged(size / counts[None, None]))
 
 
 def lppool_lite(w: Any, n: ir.Node) -> None:

@@ -171,9 +171,13 @@ def nearest(before: int, after: int, scale: float | None, settings: dict[str, An
 @lru_cache(maxsize=64)
 def resampled(before: int, after: int, scale: float | None, settings: tuple[tuple[str, Any], ...]) -> NDArray[Any]:
     """The matrix of a Resize with these attributes; training asks for it at every step."""
-    if dict(settings).get("mode", "nearest") == "nearest":
-        return np.eye(before, dtype=np.float32)[nearest(before, after, scale, dict(settings))]
-    alone = ir.node("Resize", [None], dict(settings))
+    given = dict(settings)
+    if given.get("mode", "nearest") == "nearest":
+        return np.eye(before, dtype=np.float32)[nearest(before, after, scale, given)]
+    kind = given.get("coordinate_transformation_mode", "half_pixel")
+    if kind == "align_corners" or (kind == "pytorch_half_pixel" and after == 1):  # by whole sizes, not by scales
+        given["coordinate_transformation_mode"], scale = "align_corners", None
+    alone = ir.node("Resize", [None], given)
     told = [np.array([1, scale], np.float32), None] if scale else [None, np.array([before, after], np.int64)]
     return evaluate(alone, [np.eye(before, dtype=np.float32), None, *told])[0].T
 

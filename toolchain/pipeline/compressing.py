@@ -24,6 +24,7 @@ from toolchain.pipeline.cutting import Cut, Start, ranked, started
 from toolchain.pipeline.delivery import checks, emission, measured
 from toolchain.pipeline.job import Job, Log, outputs_of
 from toolchain.pipeline.latency import counted
+from toolchain.pipeline.quantised import asked_of, check_rows, describe, quantised
 from toolchain.pipeline.schedule import Judge, Walk, check_reached, judged, walked
 from toolchain.pipeline.scoring import Scorer
 from toolchain.profile import profile
@@ -42,7 +43,10 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     job, judge = judged(job, model, terms)
     scorer = Scorer(model, job.sets, job.threads)
     channels, before = analyse(model, job.approximate), profile(model)
-    dense_lite = emit.to_tflite(model).data if "tflite" in job.formats else None  # what cannot be emitted says so now
+    asked = asked_of(job, results)
+    # what cannot be emitted says so now
+    lite = emit.to_tflite(model, profile=job.profile) if any(f.startswith("tflite") for f in job.formats) else None
+    dense_lite = lite.data if lite is not None and "tflite" in job.formats else None
     log.done("inspect", facts.describe_model(before, channels))
     first = started(job, model, channels, ranked(job, model, channels, progress, terms))
     log.done("rank", facts.describe_ranks(first.ranks))
@@ -54,6 +58,9 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     final = walk.result.final
     emitted = [dataclasses.asdict(e) for e in emission(job, final, results)]
     log.done("export", facts.describe_files(emitted))
+    integers = quantised(asked, final)
+    if integers:
+        log.done("quantise", describe(integers))
     rows = measured(job, dense_lite, results)
     log.done("bench", facts.describe_rows(rows))
     report = {
@@ -69,8 +76,9 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
         },
         **found(walk, first, scorer, judge, job),
         "emitted": emitted,
+        "quantised": integers,
         "bench": [as_row(r) | {"model": role} for r, role in zip(rows, ["before", "after"] * len(rows), strict=False)],
-        "checks": checks(job, walk, judge, emitted, rows),
+        "checks": checks(job, walk, judge, emitted, rows) + check_rows(integers),
         "stages": log.stages,
     }
     report["exit_code"] = 0 if all(c["passed"] for c in report["checks"]) else 1

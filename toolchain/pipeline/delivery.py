@@ -24,7 +24,7 @@ CHECK_SAMPLES = 64
 
 def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionCheck]:
     """Write the asked-for files and compare each, as it lies on disk, with onnxruntime on the graph in memory."""
-    samples = dict(job.calibration.balanced(CHECK_SAMPLES, job.seed).inputs) if job.calibration else probes(final)
+    samples = dict(job.sets[0].balanced(CHECK_SAMPLES, job.seed).inputs) if job.sets else probes(final)
     rows = []
     if "onnx" in job.formats:
         path = results["onnx"]
@@ -34,7 +34,8 @@ def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionC
         rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))
     if "tflite" in job.formats:
         path = results["tflite"]
-        emit.to_tflite(final, {"tool": f"jettison {__version__}", "source_sha256": final.sha256}).write(path)
+        told = {"tool": f"jettison {__version__}", "source_sha256": final.sha256}
+        emit.to_tflite(final, told, profile=job.profile).write(path)
         rows.append(dataclasses.replace(emit.check(final, path, samples), path=path.name))
     return rows
 

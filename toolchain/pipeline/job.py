@@ -12,11 +12,13 @@ from toolchain.compress.attribution import Workers
 from toolchain.compress.budget import Floor, parse_budget
 from toolchain.compress.criteria import CRITERIA
 from toolchain.data import Samples
+from toolchain.emit.quantise import QUANTISED
 from toolchain.errors import UsageError
 from toolchain.files import check_new
 
 SCHEDULES = ("one-shot", "iterative")
-FORMATS = ("onnx", "tflite")
+FLOATS = ("onnx", "tflite")
+FORMATS = (*FLOATS, *QUANTISED)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Job:
     recover: bool = True
     retrain: int = 0  # epochs
     teacher: bool = False
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = FLOATS
+    max_drop: float | None = None  # points of accuracy that a quantised file may lose
+    profile: str = "lite"  # micro: TFLite files with no other kernels than TFLite Micro's
     runs: int = 100
     warmup: int = 10
     seed: int = 0
@@ -82,6 +86,7 @@ def outputs_of(job: Job) -> dict[str, Path]:
     job.out.mkdir(parents=True, exist_ok=True)
     names = {"onnx": "model.onnx", "tflite": "model.tflite", "ranks": "ranks.npz", "plan": "plan.json"}
     names |= {"report.json": "report.json", "report.html": "report.html"}
+    names |= {f: QUANTISED[f].file("model") for f in job.formats if f in QUANTISED}
     paths = {k: job.out / n for k, n in names.items()}
     for path in paths.values():
         if path.resolve() == job.model.resolve():

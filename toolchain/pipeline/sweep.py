@@ -20,7 +20,7 @@ from toolchain import __version__, emit
 from toolchain.compress.attribution import Progress
 from toolchain.compress.budget import Term
 from toolchain.compress.groups import analyse
-from toolchain.errors import OutOfReach, RunnerFailed
+from toolchain.errors import OutOfReach, RunnerFailed, UsageError
 from toolchain.explain.figure import Figure, Panels, Row, Series, Trade
 from toolchain.explain.plots import drawn
 from toolchain.explain.writing import as_csv
@@ -29,7 +29,7 @@ from toolchain.model import Model
 from toolchain.pipeline import facts
 from toolchain.pipeline.cutting import Cut, Start, attempted, ranked, restarted, started
 from toolchain.pipeline.delivery import emission
-from toolchain.pipeline.job import Job, Log, check_job
+from toolchain.pipeline.job import FLOATS, Job, Log, check_job
 from toolchain.pipeline.scoring import STAGES, Scorer
 from toolchain.profile import profile
 
@@ -65,6 +65,8 @@ def sweep(
     A budget out of reach is left out and told; raises OutOfReach where all are, and what the stages raise.
     """
     check_job(job)
+    if set(job.formats) - set(FLOATS):
+        raise UsageError("a sweep emits onnx and tflite only", way_out="Quantise the point you choose: jettison export")
     job.out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         check_new(job.out / name, job.force)

@@ -151,6 +151,7 @@ def _view(report: Json) -> Json:
         "changed_later": [name.removeprefix("After ") for key, name in STAGES[2:] if _used(report, key)],
         "retrained": _used(report, "after_retrain"),
         "deviation": _list(report, "deviation"),
+        "quantised": report.get("quantised") or [],
         "accuracy_charts": [_accuracy_chart(row) for row in _list(report, "accuracy")],
         "group_rows": [_group_row(group) for group in _list(report["plan"], "groups")],
         "layer_rows": _layer_rows(report["models"]),

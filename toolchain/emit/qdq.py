@@ -1,0 +1,122 @@
+"""Static int8 in ONNX: onnxruntime's quantiser puts QuantizeLinear and DequantizeLinear around each op (QDQ).
+
+Activations are int8 per tensor with the range of the calibration samples, weights int8 per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+Json = dict[str, Any]
+BATCH = 16
+COMPARED = 64  # held-out samples that the quantised tensors are compared on
+NEAR = "_DequantizeLinear_Output"  # how onnxruntime calls a tensor after its quantisation
+
+
+def onnx(folder: Path, form: str, feeds: Arrays, held_out: Arrays, threads: int) -> Json:
+    """Write quantised.onnx from float.onnx; what is found of it. `form` and `threads` change nothing in it."""
+    from onnx import load
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    before, after = folder / "float.onnx", folder / "quantised.onnx"
+    model = load(before)
+
+    class Reader(CalibrationDataReader):
+        """Hands the calibration samples to onnxruntime."""
+
+        parts = batches(model, feeds)
+
+        def get_next(self) -> Any:
+            """The next batch, or None."""
+            return next(self.parts, None)
+
+    quantize_static(before, after, Reader(), per_channel=True)
+    near = load(after)
+    near.metadata_props.extend(p for p in model.metadata_props if p.key not in {q.key for q in near.metadata_props})
+    after.write_bytes(near.SerializeToString())
+    produced = {o: n.op_type for n in near.graph.node for o in n.output}
+    quantised = {i for n in near.graph.node if n.op_type == "DequantizeLinear" for i in n.output}
+    left = [
+        f"{n.op_type} '{n.output[0]}'"
+        for n in near.graph.node
+        if n.op_type not in ("QuantizeLinear", "DequantizeLinear")
+        and not any(i in quantised for i in n.input)
+        and any(i in produced for i in n.input)
+    ]
+    return {"float_ops": left, **compared(model, near, held_out, threads)}
+
+
+def batches(model: Any, feeds: Arrays) -> Iterator[Json]:
+    """The samples, a fixed batch filled up from the first ones, in the types that the inputs have."""
+    from onnx import helper
+
+    given = {i.name for i in model.graph.initializer}
+    inputs = [v for v in model.graph.input if v.name not in given]
+    types = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in inputs}
+    fixed = inputs[0].type.tensor_type.shape.dim[0].dim_value
+    n = len(next(iter(feeds.values())))
+    for start in range(0, n, fixed or BATCH):
+        rows = range(start, start + fixed if fixed else min(start + BATCH, n))
+        yield {k: x.take(rows, axis=0, mode="wrap").astype(types[k]) for k, x in feeds.items()}
+
+
+def compared(model: Any, near: Any, feeds: Arrays, threads: int) -> Json:
+    """Relative error of every tensor that was quantised, largest first, and the share of values beyond its range."""
+    from onnx import numpy_helper
+
+    made = {o for n in model.graph.node for o in n.output}
+    held = {t.name: numpy_helper.to_array(t) for t in near.graph.initializer}
+    readers = {n.output[0].removesuffix(NEAR): n for n in near.graph.node if n.op_type == "DequantizeLinear"}
+    names = [n for n in (*made, *(v.name for v in model.graph.input)) if n in readers]
+    limits = {n: limits_of(*(held[i] for i in readers[n].input[1:3])) for n in names}
+    part = {k: v[:COMPARED] for k, v in feeds.items()}
+    quantised = outputs(near, [readers[n].output[0] for n in names], part, threads)
+    pairs = zip(outputs(model, names, part, threads), quantised, strict=True)
+    sums: dict[str, NDArray[np.float64]] = {}
+    for exact, approximate in pairs:
+        for name, x, y in zip(names, exact, approximate, strict=True):
+            low, high = limits[name]
+            x = x.astype(np.float64)
+            found = [np.square(y - x).sum(), np.square(x).sum(), np.sum((x < low) | (x > high)), x.size]
+            sums[name] = sums.get(name, np.zeros(4)) + found
+    errors = {n: float(np.sqrt(s[0] / s[1])) if s[1] else 0.0 for n, s in sums.items() if n in made}
+    rows = [{"tensor": n, "relative_error": e} for n, e in sorted(errors.items(), key=lambda i: -i[1])]
+    clipped = sorted(((float(s[2] / s[3]), n) for n, s in sums.items() if s[2]), reverse=True)
+    return {"layers": rows, "saturated": [{"tensor": n, "share": share} for share, n in clipped]}
+
+
+def limits_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
+    """Smallest and largest number that an int8 tensor can hold, half a step beyond included."""
+    return float(scale * (-128.5 - zero.astype(float))), float(scale * (127.5 - zero.astype(float)))
+
+
+def file_outputs(path: Path, feeds: Arrays, threads: int) -> Json:
+    """What onnxruntime computes from a file as it lies on disk: outputs by name."""
+    from onnx import load
+
+    model, n = load(path), len(next(iter(feeds.values())))
+    names = [v.name for v in model.graph.output]
+    parts = list(outputs(model, names, feeds, threads))
+    return {k: np.concatenate([p[i] for p in parts])[:n] for i, k in enumerate(names)}
+
+
+def outputs(model: Any, names: list[str], feeds: Arrays, threads: int) -> Iterator[list[NDArray[Any]]]:
+    """Tensors of these names, batch by batch."""
+    import onnxruntime
+    from onnx import ModelProto, ValueInfoProto
+
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.extend(ValueInfoProto(name=n) for n in names)
+    options: Any = onnxruntime.SessionOptions()  # pyright: ignore[reportAttributeAccessIssue]
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session: Any = onnxruntime.InferenceSession(shown.SerializeToString(), options)
+    for part in batches(model, feeds):
+        yield session.run(names, part)
