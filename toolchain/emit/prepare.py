@@ -13,18 +13,18 @@ import onnx_ir as ir
 
 from toolchain.inference import infer
 from toolchain.model import Model, fold
-from toolchain.ops.arithmetic import broadcast
-from toolchain.ops.table import attribute, constant, dims, find
+from toolchain.ops.table import attribute, constant, dims
 from toolchain.plain import Names, held
 
 SIZES = ("Shape", "Size")
+BROADCASTS = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where")
 
 
 def prepared(model: Model, batch: int) -> ir.Graph:
     """A copy of the model's graph without sizes that are computed, and with Gelu and GroupNormalization by name."""
     graph = model.ir.clone().graph
     if any(n.op_type in SIZES for n in graph):
-        sizes = {v: tuple(d if d >= 0 else -d * batch for d in dims(v)) for v in graph.inputs}
+        sizes = {v: sized(v, batch) for v in graph.inputs}
         known = infer(graph, sizes)
         fold(graph, known, known)
     for node in list(graph):
@@ -33,7 +33,7 @@ def prepared(model: Model, batch: int) -> ir.Graph:
         elif node.op_type == "InstanceNormalization":
             name_groups(graph, node)
         elif node.op_type == "Expand":
-            leave_to_readers(graph, node)
+            leave_to_readers(graph, node, batch)
     return graph
 
 
@@ -85,6 +85,20 @@ def multiples(value: ir.Value | None) -> Iterator[tuple[ir.Value, float]]:
             return
 
 
+def leave_to_readers(graph: ir.Graph, expand: ir.Node, batch: int) -> None:
+    """No Expand where everything that reads it broadcasts, and to the same shape without it."""
+    x, y = expand.inputs[0], expand.outputs[0]
+    if x is None or y.is_graph_output() or any(u.node.op_type not in BROADCASTS for u in y.uses()):
+        return
+    for use in y.uses():
+        if np.broadcast_shapes(*(sized(x if v is y else v, batch) for v in use.node.inputs)) != sized(
+            use.node.outputs[0], batch
+        ):
+            return
+    ir.convenience.replace_all_uses_with(y, x)
+    graph.remove(expand, safe=True)
+
+
 def name_groups(graph: ir.Graph, norm: ir.Node) -> None:
     """A GroupNormalization for an InstanceNormalization of groups that a Reshape makes and another undoes."""
     into, back = norm.inputs[0].producer() if norm.inputs[0] else None, only_reader(norm.outputs[0])
@@ -111,24 +125,12 @@ def name_groups(graph: ir.Graph, norm: ir.Node) -> None:
     replace(graph, y, ir.node("GroupNormalization", [x, scale, bias], settings))
 
 
-def leave_to_readers(graph: ir.Graph, expand: ir.Node) -> None:
-    """What every reader spreads by itself need not be spread before."""
-    y, x = expand.outputs[0], expand.inputs[0]
-    if x is not None and not y.is_graph_output() and all(spreads(use.node, y, x) for use in y.uses()):
-        ir.convenience.replace_all_uses_with(y, x)
-        graph.remove(expand, safe=True)
-
-
-def spreads(node: ir.Node, wide: ir.Value, narrow: ir.Value) -> bool:
-    """Whether an elementwise op has the same shape if it reads the narrow value for the wide one."""
-    entry = find(node)
-    if entry is None or entry.channels is not broadcast:
-        return False
-    shapes = [dims(narrow if v is wide else v)[::-1] for v in node.inputs]
-    return all(any(s[a] == d for s in shapes if a < len(s)) for a, d in enumerate(dims(node.outputs[0])[::-1]))
-
-
 # ---- graph ---------------------------------------------------------------------------------------------------------
+def sized(value: ir.Value | None, batch: int) -> tuple[int, ...]:
+    """Dimensions with the batch filled in."""
+    return tuple(d if d >= 0 else -d * batch for d in dims(value))
+
+
 def only_reader(value: ir.Value) -> ir.Node | None:
     """The node that alone reads a value, once."""
     uses = value.uses()
