@@ -352,6 +352,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         one("AveragePool", (3, 12), kernel_shape=[1], strides=[3], auto_pad="SAME_UPPER"),
         "AveragePool 'averagepool0': has an auto_pad that runtimes read differently",
     ),
+    "more slopes than values": (
+        chain((3,), ("ReduceMax", ints(1)), ("PRelu", weights(2))),
+        "PRelu 'prelu1': has more slopes than values",
+    ),
     "triangle of samples": (one("Trilu", (4,)), "Trilu 'trilu0': counts samples"),
     "the first of the samples": (one("Slice", IMAGE, ints(0), ints(1), ints(0)), "Slice 'slice0': has computed bounds"),
     "copies of the batch": (one("Tile", IMAGE, ints(2, 1, 1, 1)), "Tile 'tile0': repeats the batch"),

@@ -246,6 +246,8 @@ def prelu_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
 def prelu_lite(w: Any, n: ir.Node) -> None:
     """Constant slopes of one sample, else max(x, 0) + slope·min(x, 0)."""
     x, slope = w.input(n.inputs[0]), constant(n.inputs[1])
+    if slope is not None and np.broadcast_shapes(slope.shape, x.dims) != x.dims:
+        w.refuse(n, "has more slopes than values, which ONNX does not define", "Expand its input")
     if slope is not None:
         slopes, channels = w.beside(slope, x), x.tensor.shape[-1]
         if slopes.shape[0] == 1 and x.layout.axes[0] == 0:  # one for each channel: runtimes of 2023 read on otherwise
