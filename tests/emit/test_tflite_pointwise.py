@@ -384,6 +384,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "rows of the batch": (one("Gather", (7,), ints(0), axis=0), "Gather 'gather0': picks along the batch"),
     "running sum of the batch": (one("CumSum", (7,), np.array(0)), "CumSum 'cumsum0': sums along the batch"),
+    "products of samples": (one("Gemm", (7,), (7,), transB=1), "Gemm 'gemm0': multiplies samples with each other"),
+    "sums over samples": (one("Einsum", (7,), (5,), equation="bi,bj->ij"), "Einsum 'einsum0': multiplies samples"),
     "diagonal": (one("Einsum", (4, 4), equation="bii->bi"), "Einsum 'einsum0': takes a diagonal"),
     "remainder of whole numbers": (
         chain((7,), ("Cast", {"to": TensorProto.INT64}), ("Mod", ints(3), {"fmod": 1})),
