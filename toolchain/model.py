@@ -23,7 +23,7 @@ from toolchain.errors import BadInput, Unsupported, UsageError
 from toolchain.files import write_atomic
 from toolchain.inference import Known, Uninferable, infer
 from toolchain.onnx_file import contents, pieces, places
-from toolchain.opset import own_opset
+from toolchain.opset import lowered, own_opset
 from toolchain.plain import parameter, simplify, targets
 from toolchain.validate import check_graph, check_parameters, read_proto
 
@@ -118,6 +118,11 @@ def root_of(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def said_in(model: Model, opset: int) -> Model:
+    """The same network in a lower opset; raises Unsupported with the node that cannot be said there."""
+    return replace(model, ir=lowered(model.ir, opset), opset=opset)
 
 
 def save(model: Model, path: Path | str, force: bool = False) -> None:

@@ -117,6 +117,22 @@ def test_more_axes_than_a_kernel_takes_are_named(tmp_path: Path) -> None:
         require_micro(to_tflite(model).data, model.graph)
 
 
+@needs_micro
+@pytest.mark.parametrize(("parts", "is_lacking"), [(10, False), (11, True), (25, True)])
+def test_more_parts_than_a_concatenation_takes_are_joined_in_turn(
+    parts: int, is_lacking: bool, tmp_path: Path
+) -> None:
+    model = one("Concat", (4, 5), *[weights(1, 2, 5, seed=i) for i in range(parts - 1)], axis=1)().model(tmp_path)
+    assert bool(lacking(contents(to_tflite(model).data))) is is_lacking
+    to_tflite(model).write(tmp_path / "lite.tflite")
+    feeds = samples(model, 1)
+    if is_lacking:
+        with pytest.raises(RunnerFailed, match="TFLite Micro"):
+            micro_run(tmp_path / "lite.tflite", feeds)
+    to_tflite(model, profile="micro").write(tmp_path / "net.tflite")
+    assert gap(micro_run(tmp_path / "net.tflite", feeds).outputs, onnx_outputs(model, feeds)) <= TOLERANCE
+
+
 def test_every_type_that_a_kernel_takes_has_a_size() -> None:
     assert {t for kernel in KERNELS.values() for t in kernel.types} <= BITS.keys()
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.emit.micro import require_micro
 from toolchain.emit.run import finished, lite_outputs
 from toolchain.emit.tflite import to_tflite
 from toolchain.errors import UsageError
@@ -123,6 +124,8 @@ def quantise(
         finished(command, f"the quantiser of {form}", Path(kind.file("model")), timeout)
         found = json.loads((folder / "found.json").read_text())
         data = (folder / f"quantised.{kind.source}").read_bytes()
+    if profile == "micro" and kind.source == "tflite":
+        require_micro(data, model.graph)
     told = {k: tuple(found[k]) for k in ("float_ops", "layers", "saturated")}
     return Quantised(form, data, time.perf_counter() - begun, **told)
 
