@@ -94,7 +94,8 @@ def refusal(file: Contents, op: FileOp) -> tuple[str, str] | None:
     if outside is not None:
         return f"TFLite Micro cannot see '{outside}' behind the flatbuffer", "Emit the file again with jettison export"
     if op.code == "CONCATENATION" and len(op.inputs) > JOINED:
-        return f"TFLite Micro's CONCATENATION takes {JOINED} inputs, not {len(op.inputs)}", "Export with --profile micro"
+        because = f"TFLite Micro's CONCATENATION takes {JOINED} inputs, not {len(op.inputs)}"
+        return because, "Export with --profile micro"
     given = file.read(op, kernel.input).type
     if given not in kernel.types:
         return f"TFLite Micro has no {op.code} of {given}", "Export to tflite or tflite-int8"
