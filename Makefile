@@ -28,7 +28,7 @@ oracles: .venv/test
 	touch $@
 
 .venv/test: .venv/core
-	$(BIN)/pip install -q -c constraints.txt -e .[test,lint,int8]
+	$(BIN)/pip install -q -c constraints.txt -e .[test,lint,int8,micro]
 	touch $@
 
 clean:

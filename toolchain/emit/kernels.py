@@ -41,6 +41,7 @@ class Lack:
 FLOAT, INT8, INT32, BOOL = "FLOAT32", "INT8", "INT32", "BOOL"
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}
 WEIGHT = 1  # number of the input that holds it
+JOINED = 10  # inputs of a CONCATENATION
 
 
 def kernels(names: str, *types: str, rank: int = ANY_RANK, input: int = 0) -> dict[str, Kernel]:
@@ -92,6 +93,9 @@ def refusal(file: Contents, op: FileOp) -> tuple[str, str] | None:
     outside = next((t.name for t in tensors if t.is_outside), None)
     if outside is not None:
         return f"TFLite Micro cannot see '{outside}' behind the flatbuffer", "Emit the file again with jettison export"
+    if op.code == "CONCATENATION" and len(op.inputs) > JOINED:
+        because = f"TFLite Micro's CONCATENATION takes {JOINED} inputs, not {len(op.inputs)}"
+        return because, "Export with --profile micro"
     given = file.read(op, kernel.input).type
     if given not in kernel.types:
         return f"TFLite Micro has no {op.code} of {given}", "Export to tflite or tflite-int8"

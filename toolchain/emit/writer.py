@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
+from toolchain.emit.kernels import JOINED
 from toolchain.emit.layout import Dims, Layout, channels_last, image, plain, reshaped
 from toolchain.errors import Unsupported
 from toolchain.ops.pooling import Window, borders, is_disputed, planar
@@ -303,6 +304,8 @@ class Writer:
         """Views of one layout, but for the order along the axis at which they are joined."""
         if len(parts) == 1:
             return parts[0]
+        if self.is_micro and len(parts) > JOINED:
+            return self.concatenated([self.concatenated(parts[:JOINED], axis), *parts[JOINED:]], axis)
         order: list[int] = []
         for part in parts:
             own = part.layout.orders.get(axis, range(part.dims[axis]))
