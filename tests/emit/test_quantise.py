@@ -152,6 +152,19 @@ def test_a_constant_joined_to_an_activation_is_quantised(tmp_path: Path) -> None
     assert not quantise(model, "tflite-int8", images(8, 1), images(8, 2)).float_ops
 
 
+@pytest.mark.parametrize("form", ["tflite-int8", "tflite-int8-weights"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_product_with_a_constant_that_has_one_scale_is_close(form: str, side: str, tmp_path: Path) -> None:
+    """LiteRT takes a scale per channel there without a word, and answers with zeros."""
+    needs_quantiser()
+    words = ["w", "x"] if side == "left" else ["x", "w"]
+    model = written(tmp_path, [helper.make_node("MatMul", words, ["y"])], {"w": scaled(3, 32, 32)}, (3, 32, 32))
+    (tmp_path / "q.tflite").write_bytes(quantise(model, form, images(32, 1), images(8, 2)).data)
+    x = images(8, 3)
+    y, near = onnx_outputs(model, x)["y"], outputs(tmp_path / "q.tflite", x)["y"]
+    assert np.linalg.norm(near - y) < 0.03 * np.linalg.norm(y)
+
+
 def test_an_op_that_stays_in_float_is_named(tmp_path: Path) -> None:
     needs_quantiser()
     nodes = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tflite import (
+from emit.test_tflite import (
     CONV,
     IMAGE,
     KERNELS,

@@ -103,12 +103,23 @@ def integers(path: Path, source: Any, form: str, limits: Mapping[str, tuple[floa
     known: Any = {
         n: {"min": np.full(unit[n], a), "max": np.full(unit[n], max(b, a + 1e-6))} for n, (a, b) in limits.items()
     }
-    made = quantizer.Quantizer(path.read_bytes(), recipes[form]())
+    made = quantizer.Quantizer(path.read_bytes(), [*(rule := recipes[form]()), *map(for_products, rule)])
     return opened(
         bytes(
             made.quantize(known or None, enable_progress_bar=False, enable_progress_report=False).quantized_model or b""
         )
     )
+
+
+def for_products(rule: Json) -> Json:
+    """The quantiser's rule for BATCH_MATMUL: one scale, and in a dynamic-range file floats.
+
+    Its kernels compute nonsense from a scale per channel, and take no int8 on the left of floats.
+    """
+    if "activation_tensor_config" not in rule["op_config"]:
+        return rule | {"operation": "BATCH_MATMUL", "algorithm_key": "no_quantize"}
+    weights = rule["op_config"]["weight_tensor_config"] | {"granularity": "TENSORWISE"}
+    return rule | {"operation": "BATCH_MATMUL", "op_config": rule["op_config"] | {"weight_tensor_config": weights}}
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
