@@ -24,7 +24,8 @@ from toolchain.emit.flatbuffer import Buffer, Chunk, serialised
 from toolchain.emit.layout import Layout, channels_last, plain
 from toolchain.emit.micro import require_micro
 from toolchain.emit.prepare import prepared
-from toolchain.emit.writer import ACTIVATION, Operation, Tensor, View, Writer
+from toolchain.emit.views import ACTIVATION, Operation, Tensor, View
+from toolchain.emit.writer import Writer
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
 from toolchain.model import Model
