@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 def case(path: Path) -> dict[str, Any]:
     """What became of one network."""
-    path = path.resolve()
+    path = path.absolute()
     row: dict[str, Any] = {"name": path.stem, "tool": "onnx2tf", "bytes": path.stat().st_size}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
