@@ -165,6 +165,18 @@ def test_a_product_with_a_constant_that_has_one_scale_is_close(form: str, side: 
     assert np.linalg.norm(near - y) < 0.03 * np.linalg.norm(y)
 
 
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [2, 2, 0, 0]])
+def test_what_pads_a_maximum_costs_no_precision(pads: list[int], tmp_path: Path) -> None:
+    """[1, 1, 1, 1] is mirrored; of [2, 2, 0, 0] a window sees nothing but what pads it, and its own corner."""
+    needs_quantiser()
+    pool = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], pads=pads)
+    model = written(tmp_path, [pool], {}, (3, 32, 32))
+    (tmp_path / "q.tflite").write_bytes(quantise(model, "tflite-int8", images(32, 1), images(8, 2)).data)
+    x = images(8, 3)
+    y, near = onnx_outputs(model, x)["y"], outputs(tmp_path / "q.tflite", x)["y"]
+    assert np.linalg.norm(near - y) < 0.03 * np.linalg.norm(y)
+
+
 def test_an_op_that_stays_in_float_is_named(tmp_path: Path) -> None:
     needs_quantiser()
     nodes = [

@@ -33,6 +33,7 @@ from toolchain.emit.lite_file import (
     types_of,
 )
 from toolchain.emit.rounding import Floats, nearest_plane, spread, windows
+from toolchain.ops.pooling import LOWEST
 
 Arrays = Mapping[str, NDArray[Any]]
 Json = dict[str, Any]
@@ -76,6 +77,9 @@ def ranges(path: Path, file: Any, feeds: Arrays, threads: int) -> dict[str, tupl
     share, generator = KEPT // len(next(iter(feeds.values()))) + 1, np.random.default_rng(0)
     for found in watched(path, feeds, low, threads):
         for name, x in found.items():
+            x = x if x.min() > LOWEST else x[x > LOWEST]  # what pads a maximum is no value of its range
+            if not x.size:
+                continue
             low[name], high[name] = min(low[name], float(x.min())), max(high[name], float(x.max()))
             some[name].append(x.reshape(-1)[generator.integers(x.size, size=share)] if x.size > share else x.ravel())
     closest = lambda n: least_error(low[n], high[n], np.concatenate(some[n]))

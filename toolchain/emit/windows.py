@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from toolchain.emit.layout import Dims, channels_last
 from toolchain.emit.products import Products
 from toolchain.emit.views import Tensor, View
-from toolchain.ops.pooling import Window, borders, is_disputed, planar
+from toolchain.ops.pooling import LOWEST, Window, borders, is_disputed, planar
 
 STRIDES = ("strideD", "strideH", "strideW")
 DILATIONS = ("dilationDFactor", "dilationHFactor", "dilationWFactor")
@@ -33,7 +33,8 @@ class Windows(Products):
             return self.op("MIRROR_PAD", view, table, dims=size, mode="REFLECT")
         if filler == 0:
             return self.op("PAD", view, table, dims=size)
-        return self.op("PADV2", view, table, np.array([filler], view.tensor.dtype), dims=size)
+        number = np.full((1,) * len(table), filler, view.tensor.dtype)  # the quantiser wants the ranks of both alike
+        return self.op("PADV2", view, table, number, dims=size)
 
     def windowed(
         self, node: ir.Node, x: View, v: Window, sizes: Sequence[int], filler: float | None = 0.0
@@ -41,7 +42,9 @@ class Windows(Products):
         """Padding and strides of a window: SAME where it means these pads, else x padded for VALID.
 
         sizes   space of the result
-        filler  value of padded places; None where SAME would not count them but the node does
+        filler  value of padded places; None where SAME would not count them but the node does, LOWEST for a maximum
+
+        A mirrored value changes no maximum where the window reaches what it mirrors, and quantises without LOWEST.
         """
         if min(v.pads) < 0:
             self.refuse(node, f"has negative pads {v.pads}", "Crop with a Slice before it")
@@ -53,7 +56,9 @@ class Windows(Products):
         settings: dict[str, Any] = {"padding": "SAME" if is_same and any(map(any, around)) else "VALID"}
         settings |= self.strides(v)
         if settings["padding"] == "VALID":
-            x = self.padded(x, [(0, 0), (0, 0), *around], filler or 0.0)
+            reached = [2 * max(pair) < k <= 2 * d for k, pair, d in zip(v.kernel, around, x.dims[2:], strict=True)]
+            is_mirror = filler == LOWEST and set(v.dilations) == {1} and all(reached)
+            x = self.padded(x, [(0, 0), (0, 0), *around], filler or 0.0, is_mirror)
         return x, settings
 
     def strides(self, v: Window) -> dict[str, int]:

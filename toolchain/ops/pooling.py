@@ -16,6 +16,8 @@ from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, 
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
+LOWEST = float(np.finfo(np.float32).min)  # pads a maximum as −∞ does, and has a place on a quantiser's scale
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -156,11 +158,11 @@ def pooled(w: Any, n: ir.Node, x: Any, code: str, v: Window, sizes: Sequence[int
 
 
 def maxpool_lite(w: Any, n: ir.Node) -> None:
-    """Padded with −∞, or with 0 where x is never below; of a dilated window, the largest of its slices."""
+    """Padded with the lowest number, or 0 where x is never below; of a dilated window, the largest of its slices."""
     v, x, sizes = window(n), w.image(n), w.dims(n.outputs[0])[2:]
     if any(map(is_used, n.outputs[1:])):
         w.refuse(n, "hands out its indices", "Remove what reads them")
-    filler = 0.0 if w.is_nonnegative(x) else -math.inf
+    filler = 0.0 if w.is_nonnegative(x) else LOWEST
     if set(v.dilations) == {1}:
         return w.give(n.outputs[0], pooled(w, n, x, "MAX_POOL_2D", v, sizes, filler))
     x = w.padded(x, [(0, 0), (0, 0), *borders(v, x.dims[2:], sizes)], filler)
