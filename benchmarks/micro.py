@@ -35,7 +35,7 @@ CALIBRATION = 256
 
 def samples(model: Model, source: Path | None) -> Feeds:
     """Samples of a file: those of a data set, the probes of a corpus, or seeded noise."""
-    if source is None or not source.exists():
+    if source is None:
         return probes(model)
     with np.load(source, allow_pickle=False) as stored:
         if "p0_x0" in stored.files:
@@ -85,7 +85,8 @@ def main() -> None:
     beside = dict(pair.split("=", 1) for pair in given.data)
     rows = []
     for path in given.files:
-        source = Path(beside.get(path.name, path.with_suffix(".npz")))
+        near = path.with_suffix(".npz")
+        source = Path(beside[path.name]) if path.name in beside else near if near.exists() else None
         rows.append(row(path, source, given.int8, given.samples))
         print(json.dumps(rows[-1]), flush=True)
     ran = [r for r in rows if "gap" in r]

@@ -165,6 +165,8 @@ POOLS: dict[str, Any] = {
     "averagepool 3-D": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[1, 2, 3]),
     "averagepool 3-D padded": one("AveragePool", VOLUME, kernel_shape=[3, 3, 3], strides=[2, 1, 2], pads=[1] * 6),
     "averagepool 3-D ceil": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[2, 2, 3], ceil_mode=1),
+    "pad of rank 6": chain(VOLUME, ("Unsqueeze", ints(1)), ("Pad", ints(0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0, 1))),
+    "pad of nothing, rank 6": chain(VOLUME, ("Unsqueeze", ints(1)), ("Pad", ints(0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))),
     "averagepool 3-D dilated": one("AveragePool", VOLUME, kernel_shape=[2, 2, 2], dilations=[2, 3, 3], pads=[1] * 6),
     "lppool": one("LpPool", IMAGE, kernel_shape=[2, 3], strides=[2, 2]),
     "lppool 1": one("LpPool", IMAGE, kernel_shape=[3, 3], p=1, pads=[1, 1, 1, 1]),

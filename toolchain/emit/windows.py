@@ -9,11 +9,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.emit.layout import Dims, channels_last
+from toolchain.emit.layout import Dims, channels_last, plain
 from toolchain.emit.products import Products
 from toolchain.emit.views import Tensor, View
+from toolchain.errors import Unsupported
 from toolchain.ops.pooling import LOWEST, Window, borders, is_disputed, planar
 
+MOST_PADDED = 5  # axes that LiteRT's kernels for paddings take
 STRIDES = ("strideD", "strideH", "strideW")
 DILATIONS = ("dilationDFactor", "dilationHFactor", "dilationWFactor")
 
@@ -29,12 +31,27 @@ class Windows(Products):
             view = self.reordered(view, axis, None)
         table = np.array([(0, 0) if a is None else amounts[a] for a in view.layout.axes], np.int32)
         size = tuple(d + b + e for d, (b, e) in zip(view.dims, amounts, strict=True))
+        if len(table) > MOST_PADDED:
+            return self.reshaped(self.padded(*self.merged(view, table), filler, is_mirror), size, view.layout)
         if is_mirror:
             return self.op("MIRROR_PAD", view, table, dims=size, mode="REFLECT")
         if filler == 0:
             return self.op("PAD", view, table, dims=size)
         number = np.full((1,) * len(table), filler, view.tensor.dtype)  # the quantiser wants the ranks of both alike
         return self.op("PADV2", view, table, number, dims=size)
+
+    def merged(self, view: View, table: NDArray[np.int32]) -> tuple[View, list[tuple[int, int]]]:
+        """A view and its padding with the file axes joined that have none: kernels take few axes."""
+        shape, around = list[int](), list[tuple[int, int]]()
+        for d, (begin, end) in zip(view.tensor.shape, table.tolist(), strict=True):
+            if around and not any((begin, end, *around[-1])):
+                shape[-1] *= d
+            else:
+                shape, around = [*shape, d], [*around, (begin, end)]
+        if len(shape) > MOST_PADDED:
+            what = f"pads along {len(shape)} axes in turn, kernels take {MOST_PADDED}"
+            raise Unsupported(what, f"value '{self.stem}'", "Pad fewer axes at a time")
+        return self.reshaped(view, tuple(shape), plain(len(shape))), around
 
     def windowed(
         self, node: ir.Node, x: View, v: Window, sizes: Sequence[int], filler: float | None = 0.0
