@@ -23,6 +23,14 @@ from targets.kernels import KERNELS, Interval, Kernels, Kind
 SPREAD = 1.5  # of a calibrated estimate, either side
 SUSTAINED = 0.25  # of the peak bandwidth that one core gets at worst: STREAM on a Raspberry Pi 4 gets 0.43
 
+# What to do instead of estimating, by the board's runner.
+MEASURE = {
+    "local": "Measure: jettison bench --target local",
+    "ssh": "Measure: jettison bench --target ssh://user@host",
+    "virtual": "Count: jettison bench --target qemu-a53",
+    "none": "Copy its descriptor to a .toml of your own and add it there",
+}
+
 
 @dataclass(frozen=True)
 class Work:
@@ -156,7 +164,7 @@ def calibrated(
 def kernels_of(board: Board, name: str | None = None) -> Kernels:
     """The kernels of this name, else the board's first; BoardError if there are none."""
     if name is None and not board.kernels:
-        raise BoardError(f"{board.name} names no kernels. Measure there instead: jettison bench --target {board.name}")
+        raise BoardError(f"{board.name} names no kernels to estimate with. {MEASURE[board.runner]}")
     chosen = name or board.kernels[0]
     if chosen not in KERNELS:
         raise BoardError(f"there are no kernels '{chosen}'. There are {', '.join(KERNELS)}")
@@ -169,8 +177,7 @@ def kernels_of(board: Board, name: str | None = None) -> Kernels:
 def known_clock(board: Board) -> int:
     """Hertz of the board; BoardError where its descriptor has none."""
     if board.clock_hz is None:
-        way_out = "local" if board.runner == "local" else board.name
-        raise BoardError(f"{board.name} has no clock_hz to estimate with. Measure: jettison bench --target {way_out}")
+        raise BoardError(f"{board.name} has no clock_hz to estimate with. {MEASURE[board.runner]}")
     return board.clock_hz.value
 
 

@@ -75,7 +75,7 @@ def test_a_row_that_cannot_calibrate_is_refused_with_the_reason(
     ("words", "told"),
     [
         (("show", "rad75"), "there is no board 'rad75'. Did you mean 'rad750'"),
-        (("estimate", SHIPPED, "--target", "host"), "jettison bench --target host"),
+        (("estimate", SHIPPED, "--target", "host"), "jettison bench --target local"),
         (("estimate", SHIPPED, "--target", "rad750", "--kernels", "x"), "there are no kernels 'x'"),
         (("estimate", SHIPPED, "--target", "rad750", "--target", "gr740", "--calibrate", "r"), "calibrates one board"),
         (("setup", "rad750"), "rad750 is no emulated board"),

@@ -146,7 +146,7 @@ def test_memory_fits_when_its_margin_is_not_negative(in_place: bool, needed: int
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"clock_hz": None}, "b has no clock_hz to estimate with. Measure: jettison bench --target b"),
+        ({"clock_hz": None}, "b has no clock_hz to estimate with. Copy its descriptor to a .toml"),
         ({"clock_hz": None, "runner": "local"}, "jettison bench --target local"),
         ({"cpi": None}, "b has no cpi. Measure one model there"),
     ],

@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from targets.estimate import Calibration, Estimate, Fit
 
 NAME = click.argument("name")
+EMULATED = "qemu-a53"
+PROGRAMS = (
+    ("ssh", "openssh-client", "boards over SSH"),
+    ("tar", "tar", "pushing files to boards"),
+    ("qemu-aarch64", "qemu-user", "whether a model runs on another processor at all"),
+    ("qemu-system-aarch64", "qemu-system-arm", "emulated boards that count instructions"),
+    ("dpkg-deb", "dpkg", "building emulated boards"),
+)
+RUNTIMES = (
+    ("onnxruntime", "measuring .onnx here"),
+    ("ai-edge-litert", "measuring .tflite here"),
+    ("tflite-runtime", "measuring .tflite as older boards do; numpy < 2, so in an environment of its own"),
+    ("pip", "fetching wheels for boards without a package index"),
+)
 
 
 @cli.group()
@@ -170,8 +184,6 @@ def set_up(context: click.Context, name: str) -> None:
     """Fetch and build what an emulated board needs, without root, once."""
     from time import monotonic
 
-    from targets.virtual import setup  # pyright: ignore[reportMissingImports]
-
     from targets.board import board
     from targets.measure import RunnerError
     from toolchain.errors import RunnerFailed
@@ -179,28 +191,14 @@ def set_up(context: click.Context, name: str) -> None:
     with boards_as_usage():
         if board(name).runner != "virtual":
             raise UsageError(f"{name} is no emulated board", way_out=f"Emulated is {EMULATED}")
+    from targets.virtual import setup  # pyright: ignore[reportMissingImports]
+
     begun = monotonic()
     with progress(context) as (say, _):
         try:
             setup(name, lambda text: say("setup", text, monotonic() - begun))
         except RunnerError as error:
             raise RunnerFailed(str(error)) from error
-
-
-EMULATED = "qemu-a53"
-PROGRAMS = (
-    ("ssh", "openssh-client", "boards over SSH"),
-    ("tar", "tar", "pushing files to boards"),
-    ("qemu-aarch64", "qemu-user", "whether a model runs on another processor at all"),
-    ("qemu-system-aarch64", "qemu-system-arm", "emulated boards that count instructions"),
-    ("dpkg-deb", "dpkg", "building emulated boards"),
-)
-RUNTIMES = (
-    ("onnxruntime", "measuring .onnx here"),
-    ("ai-edge-litert", "measuring .tflite here"),
-    ("tflite-runtime", "measuring .tflite as older boards do; numpy < 2, so in an environment of its own"),
-    ("pip", "fetching wheels for boards without a package index"),
-)
 
 
 def not_emulated() -> str | None:
