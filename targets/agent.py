@@ -202,7 +202,7 @@ def taken(wanted: Input, given: dict[str, Any], alone: bool) -> Any:
 
 
 def save_outputs(numpy: Any, path: str, outputs: list[Any]) -> None:
-    """Write each output as .npy, one behind the other: unlike a .npz, this needs no memory that would raise the peak."""
+    """Write each output as .npy, one behind the other: this needs no memory that would raise the peak."""
     with open(path, "wb") as file:
         for array in outputs:
             numpy.save(file, array, allow_pickle=False)

@@ -60,6 +60,11 @@ SIGNAL_HINTS: dict[int, str] = {
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 THREAD_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NUMEXPR_")
 
+FIXED = {
+    "PYTHONSAFEPATH": "1",  # the agent's folder must not shadow modules that a runtime imports
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime ≥ 1.29 reports names and hashes of models, and leaves $TMPDIR/.ses
+}
+
 
 @dataclass(frozen=True)
 class LatencyNs:
@@ -115,7 +120,7 @@ class Measurement:
     output_hash               SHA-256 of the first answer; None where rounds disagree
     throttled                 whether heat or a CPU quota slowed the processor meanwhile; None unknown
     round_p50_ns              the median of each round; one round unless side by side
-    output_difference         |answer − this computer's| over |this computer's|, both at their largest; None: not compared
+    output_difference         from this computer's answer, relative to its largest value; None: not compared
     """
 
     model: str
@@ -288,8 +293,7 @@ def agent_words(
 def environment(threads: int, given: Mapping[str, str]) -> dict[str, str]:
     """`given` for a child that measures with `threads` threads: what else sets thread counts or affinity is gone."""
     kept = {name: value for name, value in given.items() if not name.startswith(THREAD_PREFIXES)}
-    # PYTHONSAFEPATH: the agent's folder must not shadow modules that a runtime imports
-    return kept | dict.fromkeys(THREAD_COUNTS, str(threads)) | {"PYTHONSAFEPATH": "1"}
+    return kept | dict.fromkeys(THREAD_COUNTS, str(threads)) | FIXED
 
 
 def child(command: list[str], threads: int, runtime: str, timeout_s: float) -> tuple[int, str, str]:
