@@ -28,7 +28,7 @@ PYTHON_PACKAGES = (
     *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
 )
 BOOT_PACKAGES = ("busybox-static", "dropbear-bin", "libcrypt1", "libtomcrypt1", "libtommath1", "libgmp10")
-# Debian's own numpy, where the index has no wheel of it
+# Debian's own numpy, where the index has no wheel of it.
 NUMPY_PACKAGES = ("python3-numpy", "libblas3", "liblapack3", "libgfortran5")
 
 # In the order they are loaded; without a random number device the SSH server waits for entropy.
@@ -144,8 +144,7 @@ def unpack(
     """Make `root` in `folder`: packages and wheels unpacked, what a board has no use for left out, Python compiled."""
     progress("unpacking")
     root, partial = folder / "root", folder / "root.partial"
-    for old in (root, partial):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     for package in packages:
         command(["dpkg-deb", "--extract", str(package), str(partial)], folder, f"cannot unpack {package.name}")
     for wheel in wheels:
@@ -154,12 +153,15 @@ def unpack(
     for pattern in LEFT_OUT:
         for path in sorted(partial.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for library in partial.glob("usr/lib/*/*/lib*.so.3"):  # Debian's alternatives, which installing would link
+        (library.parent.parent / library.name).symlink_to(Path(library.parent.name) / library.name)
     (partial / "proc").mkdir()
     (partial / "proc/cpuinfo").write_text(made.cpuinfo)
     progress("compiling Python's library in the emulator")  # on the board it would be done at every boot
     compiled = ["-m", "compileall", "-q", "-s", str(partial), "-p", "/", "--invalidation-mode", "unchecked-hash"]
     places = [str(partial / "usr/lib/python3.11"), str(partial / SITE)]
     command([*emulated(made, partial), *compiled, *places], folder, f"{made.emulator} cannot run Python")
+    shutil.rmtree(root, ignore_errors=True)
     partial.replace(root)
 
 
