@@ -83,6 +83,7 @@ def measure_virtual(
     warmup: int = 1,
     threads: int = 1,
     inputs: Path | None = None,
+    ops: int = 0,
     timeout_s: float = 600.0,
 ) -> list[Measurement]:
     """A measurement of each (model, runtime) on the virtual board: grade "counted", every ns being an instruction.
@@ -98,6 +99,7 @@ def measure_virtual(
             warmup=warmup,
             threads=threads,
             inputs=inputs,
+            ops=ops,
             timeout_s=timeout_s,
             grade="counted",
             target=board,
