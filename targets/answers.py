@@ -66,7 +66,7 @@ def difference(expected: numpy.ndarray, found: numpy.ndarray) -> float:
     same = (wide == other) | (numpy.isnan(wide) & numpy.isnan(other))
     with numpy.errstate(invalid="ignore"):
         distance = numpy.where(same, 0.0, numpy.abs(other - wide))
-    worst = float(numpy.max(numpy.nan_to_num(distance, nan=math.inf)))
+    worst = float(numpy.max(numpy.where(numpy.isnan(distance), math.inf, distance)))
     return worst / scale(expected)
 
 

@@ -98,10 +98,10 @@ class Address:
 
 # What a part of an address may look like; a user's ssh configuration may hand each of them to a shell (%h, %r, %p).
 PARTS = {
-    "a user name": re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*"),
-    "a host name": re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?\]"),
-    "a port (1 to 65535)": re.compile(r"0*([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"),
-    "a path of python": re.compile(r"/[A-Za-z0-9._+/-]*[A-Za-z0-9]"),
+    "a user name": r"[A-Za-z0-9_][A-Za-z0-9._-]*",
+    "a host name": r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?\]",
+    "a port (1 to 65535)": r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]",
+    "a path of python": r"/[A-Za-z0-9._+/-]*[A-Za-z0-9]",
 }
 
 

@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -31,18 +32,26 @@ def sha256(path):
 try:
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         archive.extractall(".")
-    sums = [sha256(name) for name in sys.argv[1:]]
-    for name in sys.argv[1:]:
+    sums = {name: sha256(name) for name in sys.argv[1:]}
+    for name in sums:
         if name.endswith(".whl"):
             with zipfile.ZipFile(name) as wheel:
                 wheel.extractall("packages")
             os.remove(name)
     print(json.dumps({"sums": sums}))
 except OSError as error:
-    print(json.dumps({"error": error.strerror or str(error)}))
+    print(json.dumps({"error": "cannot write there: %s" % (error.strerror or error)}))
 except (tarfile.TarError, zipfile.BadZipFile) as error:
-    print(json.dumps({"error": "the archive arrived damaged (%s)" % error}))
+    print(json.dumps({"error": "the archive arrived damaged: %s" % error}))
 """
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What UNPACK says: the sum of each file by its name there, or why there is none."""
+
+    sums: dict[str, str] = field(default_factory=dict)
+    error: str = ""
 
 
 def push(link: Link, files: Mapping[str, Path], *, free_bytes: int, timeout_s: float) -> None:
@@ -65,18 +74,14 @@ def push(link: Link, files: Mapping[str, Path], *, free_bytes: int, timeout_s: f
         words = [link.address.python, "-c", UNPACK, *files]
         said = run(link, words, doing="the transfer", timeout_s=patience_s, feed=archive)
     try:
-        told = msgspec.json.decode(said.stdout.rstrip().rpartition(b"\n")[2])
+        told = msgspec.json.decode(said.stdout.rstrip().rpartition(b"\n")[2], type=Arrived)
     except msgspec.DecodeError as error:
         raise RunnerError(f"{host}: the transfer failed (exit {said.status}){last(said.stderr)}") from error
-    if "error" in told:
-        raise RunnerError(
-            f"{host}: the files cannot be written there: {told['error']}. Look after {link.folder}'s disk"
-        )
-    for (name, path), sum_there in zip(files.items(), told["sums"], strict=True):
-        if sum_there != sha256(path):
-            raise RunnerError(
-                f"{host}: {Path(name).name} arrived damaged. Try again; then mistrust the line or the disk"
-            )
+    if told.error:
+        raise RunnerError(f"{host}: {told.error}. Look after the disk of {link.folder}, then try again")
+    for name, path in files.items():
+        if told.sums.get(name) != sha256(path):
+            raise RunnerError(f"{host}: {Path(name).name} arrived damaged. Try again, then mistrust its disk")
 
 
 def unpacked_bytes(path: Path) -> int:

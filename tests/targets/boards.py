@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,15 +39,47 @@ class Loopback:
         return replace(self.address, options=(*options, *self.address.options))
 
     def sessions(self) -> set[int]:
-        """The processes that descend from the server."""
-        parents = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        """The server's processes that serve connections."""
+        return children(self.server.pid)
+
+    def left(self) -> list[str]:
+        """The files of its temporary folder, and the processes that know of it, wherever they hang."""
+        files = [str(path) for path in self.temporary.rglob("*")]
+        processes = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        found = {self.server.pid}
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
-            found |= more
-        return found - {self.server.pid}
+                if f"TMPDIR={self.temporary}".encode() in path.read_bytes():
+                    words = (path.parent / "cmdline").read_bytes().split(b"\0")
+                    processes.append(b" ".join(words).decode(errors="replace"))
+        return files + processes
+
+    def soon_clean(self, within_s: float = 20.0) -> bool:
+        """Whether nothing is `left` within some seconds: killed processes take a moment to go."""
+        end = time.monotonic() + within_s
+        while self.left():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def wrapped(self, name: str, script: str) -> Address:
+        """The address with another python: a shell script, in which $PYTHON is the true one."""
+        path = self.home / name
+        path.write_text(f"#!/bin/sh\nPYTHON={self.address.python}\n{script}\n")
+        path.chmod(0o755)
+        return replace(self.address, python=str(path))
+
+
+def children(parent: int) -> set[int]:
+    """The processes that descend from one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = {parent}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {parent}
 
 
 def account() -> pwd.struct_passwd:
@@ -58,21 +93,28 @@ def account() -> pwd.struct_passwd:
     return ordinary[0]
 
 
-def python_of(user: pwd.struct_passwd, folder: Path) -> str:
-    """An interpreter that `user` may run and that finds what ours has: ours, or the system's of the same version."""
+@cache
+def python_for(user: str) -> str:
+    """The source of an interpreter that `user` may run and that finds what ours has; empty if there is none.
+
+    It is ours, or the system's of the same version with the folder of our packages behind what it is given.
+    """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = next(path for path in sys.path if path.endswith("site-packages"))
+    behind = f'PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{packages}"'
     for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        wrapper = folder / "python3"
-        paths = f'PYTHONPATH="$PYTHONPATH:{packages}" ' if candidate != sys.executable else ""
-        wrapper.write_text(f'#!/bin/sh\n{paths}exec {candidate} "$@"\n')
-        wrapper.chmod(0o755)
-        with contextlib.suppress(OSError):
-            group = dict(user=user.pw_uid, group=user.pw_gid, extra_groups=[]) if os.getuid() == 0 else {}
-            check = [str(wrapper), "-c", "import numpy, onnxruntime"]
-            if subprocess.run(check, capture_output=True, timeout=60, cwd="/", **group).returncode == 0:
-                return str(wrapper)
-    pytest.skip(f"user {user.pw_name} can run no {version} with numpy and onnxruntime")
+        script = f'{"" if candidate == sys.executable else behind} exec {candidate} "$@"'.strip()
+        command = ["sh", "-c", script, "sh", "-c", "import numpy, onnxruntime"]
+        environment = {"PATH": os.environ["PATH"], "ORT_DISABLE_TELEMETRY": "1"}
+        if subprocess.run(command, capture_output=True, cwd="/", env=environment, **identity(user)).returncode == 0:
+            return f"#!/bin/sh\n{script}\n"
+    return ""
+
+
+def identity(user: str) -> dict[str, Any]:
+    """What makes a child run as `user`; only root can."""
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
 
 
 @contextlib.contextmanager
@@ -109,10 +151,9 @@ def loopback(*settings: str) -> Iterator[Loopback]:
             f"SetEnv TMPDIR={temporary}",
         ]
         (home / "sshd_config").write_text("\n".join(lines) + "\n")
-        identity = dict(user=user.pw_uid, group=user.pw_gid, extra_groups=[]) if os.getuid() == 0 else {}
         command = [str(SSHD), "-D", "-e", "-f", str(home / "sshd_config")]
         with (home / "log").open("wb") as log:
-            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, cwd="/", **identity)
+            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, cwd="/", **identity(user.pw_name))
         options = (
             "IdentitiesOnly=yes",
             f"IdentityFile={home / 'key'}",
@@ -120,11 +161,17 @@ def loopback(*settings: str) -> Iterator[Loopback]:
             "GlobalKnownHostsFile=/dev/null",
             "StrictHostKeyChecking=yes",
         )
-        address = Address("127.0.0.1", port, user.pw_name, options, python_of(user, home))
+        python = home / "python3"
+        python.write_text(python_for(user.pw_name) or pytest.skip(f"{user.pw_name} can run no Python like ours"))
+        python.chmod(0o755)
+        address = Address("127.0.0.1", port, user.pw_name, options, str(python))
         try:
             answers(port, server, home / "log")
             yield Loopback(address, home, temporary, server)
         finally:
+            for pid in children(server.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             server.terminate()
             server.wait()
 
