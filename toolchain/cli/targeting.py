@@ -322,13 +322,18 @@ def row(found: Estimate) -> dict[str, Any]:
         "target": found.board,
         "kernels": found.kernels,
         "grade": found.grade,
-        "low ms": found.low_ns / 1e6,
-        "high ms": found.high_ns / 1e6,
+        "low ms": in_ms(found.low_ns),
+        "high ms": in_ms(found.high_ns),
         "M instructions": "–".join(f"{i / 1e6:.4g}" for i in dict.fromkeys(found.instructions)),
         "bound by": found.bound,
         "fits RAM": fitting(found.ram),
         "fits flash": fitting(found.flash),
     }
+
+
+def in_ms(ns: float) -> float:
+    """Milliseconds, whole ones where there are a thousand: an interval has no more digits to give."""
+    return ns / 1e6 if ns < 1e9 else round(ns / 1e6)
 
 
 def record(found: Estimate) -> dict[str, Any]:
