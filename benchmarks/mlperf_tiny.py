@@ -22,6 +22,7 @@ class Submission:
     """A board with a library, and its nanoseconds for each model."""
 
     name: str
+    chip: str
     core: str
     clock_hz: int
     kernels: str
@@ -34,6 +35,7 @@ def submissions() -> list[Submission]:
         return [
             Submission(
                 f"{row['round']} {row['submitter']} {row['system'].rpartition('/')[2]}",
+                row["chip"],
                 row["core"],
                 int(row["clock_hz"]),
                 row["kernels"],

@@ -9,16 +9,18 @@ computer by its processor alone.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import msgspec
 
 from targets.measure import RunnerError
 
@@ -48,22 +50,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A file as it was when it came."""
+
+    file: str
+    sha256: str
+
+
 def kept(folder: Path) -> dict[str, Path]:
     """{what was asked for: file} of the fetched files in `folder` that still have the content that was recorded."""
-    record = folder / "fetched.json"
     try:
-        found = json.loads(record.read_text())
-        files = {asked: (folder / facts["file"], facts["sha256"]) for asked, facts in found.items()}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        record = msgspec.json.decode((folder / "fetched.json").read_bytes(), type=dict[str, Fetched])
+    except (FileNotFoundError, msgspec.DecodeError):
         return {}
+    files = {asked: (folder / known.file, known.sha256) for asked, known in record.items()}
     return {asked: path for asked, (path, digest) in files.items() if path.is_file() and sha256(path) == digest}
 
 
 def keep(folder: Path, files: Mapping[str, Path]) -> None:
     """Record the fetched `files` so that `kept` finds them."""
-    facts = {asked: {"file": path.name, "sha256": sha256(path)} for asked, path in sorted(files.items())}
+    record = {asked: Fetched(path.name, sha256(path)) for asked, path in sorted(files.items())}
     partial = folder / "fetched.json.partial"
-    partial.write_text(json.dumps(facts, indent=1) + "\n")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
     partial.replace(folder / "fetched.json")
 
 

@@ -63,8 +63,8 @@ KERNELS = {
         Kernels(
             "plain-c",
             4,
-            {"convolution": (4.1, 8.5), "depthwise": (6.0, 47.0), "dense": (2.8, 6.1)},
-            (3.3, 7.0),
+            {"convolution": (3.9, 8.5), "depthwise": (6.0, 47.5), "dense": (2.8, 6.2)},
+            (3.2, 7.1),
             "counted: C at -O2 without vectors, by hand and as TFLite's reference kernels, for five instruction sets "
             "(python -m benchmarks.plain_c)",
         ),

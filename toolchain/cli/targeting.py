@@ -186,13 +186,14 @@ def set_up(context: click.Context, name: str) -> None:
 
     from targets.board import board
     from targets.measure import RunnerError
+    from targets.virtual import EMULATED as emulated
+    from targets.virtual import setup
     from toolchain.errors import RunnerFailed
 
-    with boards_as_usage():
-        if board(name).runner != "virtual":
-            raise UsageError(f"{name} is no emulated board", way_out=f"Emulated is {EMULATED}")
-    from targets.virtual import setup  # pyright: ignore[reportMissingImports]
-
+    if name not in emulated:
+        with boards_as_usage():
+            board(name)
+        raise UsageError(f"{name} is no emulated board", way_out=f"Emulated are {', '.join(emulated)}")
     begun = monotonic()
     with progress(context) as (say, _):
         try:
@@ -203,10 +204,8 @@ def set_up(context: click.Context, name: str) -> None:
 
 def not_emulated() -> str | None:
     """Why the emulated board cannot be used; None if it can."""
-    try:
-        from targets.virtual import is_set_up  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        return "this build has no emulated boards"
+    from targets.virtual import is_set_up
+
     return is_set_up(EMULATED)
 
 
@@ -322,13 +321,18 @@ def row(found: Estimate) -> dict[str, Any]:
         "target": found.board,
         "kernels": found.kernels,
         "grade": found.grade,
-        "low ms": found.low_ns / 1e6,
-        "high ms": found.high_ns / 1e6,
+        "low ms": in_ms(found.low_ns),
+        "high ms": in_ms(found.high_ns),
         "M instructions": "–".join(f"{i / 1e6:.4g}" for i in dict.fromkeys(found.instructions)),
         "bound by": found.bound,
         "fits RAM": fitting(found.ram),
         "fits flash": fitting(found.flash),
     }
+
+
+def in_ms(ns: float) -> float:
+    """Milliseconds, whole ones where there are a thousand: an interval has no more digits to give."""
+    return ns / 1e6 if ns < 1e9 else round(ns / 1e6)
 
 
 def record(found: Estimate) -> dict[str, Any]:
