@@ -2,8 +2,8 @@
 
     pytest benchmarks/test_on_target.py [--on-target qemu-a53 | ssh://user@host] --benchmark-json=FILE
 
-`--benchmark-autosave` keeps a run, `--benchmark-compare --benchmark-compare-fail=median:10%` fails by it. Where jettison
-is not installed, add `-p targets.plugin`.
+`--benchmark-autosave` keeps a run, `--benchmark-compare --benchmark-compare-fail=median:10%` fails by it. Add
+`-p targets.plugin` where jettison is not installed.
 """
 
 from __future__ import annotations
