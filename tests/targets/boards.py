@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from targets.link import Address
+from targets.address import Address
 
 SSHD = Path("/usr/sbin/sshd")
 
