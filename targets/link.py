@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from targets.address import Address
+from targets.address import Address, AddressError
 from targets.measure import RunnerError
+
+__all__ = ["Address", "AddressError", "Link", "last", "linked", "run"]
 
 OPTIONS = (
     "BatchMode=yes",
