@@ -22,7 +22,8 @@ from toolchain.compress.gradient import ALPHA, INPUT, WEIGHT, attribution_graph,
 from toolchain.compress.groups import Channels
 from toolchain.compress.objective import Objective
 from toolchain.errors import JettisonError
-from toolchain.model import Model, to_bytes
+from toolchain.model import Model
+from toolchain.onnx_file import to_bytes
 from toolchain.session import run, session, with_outputs
 
 DIRECTIONS = 3

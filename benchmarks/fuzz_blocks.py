@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
     from benchmarks.fuzz_nets import Draft
@@ -168,7 +168,7 @@ def other_norm(g: Draft, x: str) -> str:
         settings = {"size": g.pick([3, 2, 5]), "alpha": g.pick([1e-4, 0.5]), "bias": 1.0}
     elif kind == "LpNormalization":
         settings = {"p": g.pick([2, 1]), "axis": 1 + g.upto(len(g.shape(x)) - 1)}
-    elif g.flag():
+    else:
         settings = {"axes": [1 + g.upto(len(g.shape(x)) - 1)]}
     return g.add(kind, x, **settings)
 
@@ -273,6 +273,25 @@ def attention(g: Draft, x: str) -> str:
     y = g.add("MatMul", g.add("Softmax", score, axis=-1), v)
     y = g.add("Reshape", g.add("Transpose", y, perm=[0, 2, 1, 3]), ints(-1, t, c))
     return g.add("Add", x, y) if g.flag() else y
+
+
+@block
+def shared(g: Draft, x: str) -> str:
+    """An earlier node once more, with the same weights."""
+    node = g.pick([n for n in g.nodes if len(n.input) > 1 and n.op_type in ("Conv", "MatMul", "Gemm", "PRelu", "Add")])
+    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return g.add(node.op_type, *(n if n in g.parameters else x for n in node.input), **settings)
+
+
+@block
+def remainder(g: Draft, x: str) -> str:
+    return g.add("Mod", x, f32(g.pick([1.5, 0.7])), fmod=1)
+
+
+@block
+def equal(g: Draft, x: str) -> str:
+    whole = g.add("Cast", g.add("Mul", x, f32(2)), to=TensorProto.INT64)
+    return g.add("Where", g.add("Equal", whole, ints(0)), x, g.add("Tanh", x))
 
 
 # ---- windows -------------------------------------------------------------------------------------------------------
@@ -488,6 +507,8 @@ def space_to_depth(g: Draft, x: str) -> str:
 
 @block
 def triangle(g: Draft, x: str) -> str:
+    if len(g.shape(x)) < 3:
+        return linear(g, x)
     return g.add("Trilu", x, *([np.array(g.upto(3) - 1)] if g.flag() else []), upper=g.upto(2))
 
 

@@ -19,10 +19,13 @@ from benchmarks.fuzz_blocks import BLOCKS
 from toolchain.ops import OPS
 
 PROBES = 11  # samples of each input: a number that is seldom the size of another axis
+FIXED = 3  # samples of a network that takes no other number
 LARGEST = 6000  # elements of a value
 MOST_BLOCKS = 14
 NUDGES = (1e-6, 1e-4)  # relative changes of a node's inputs
-STEEPEST = 30.0  # by which a node may make it larger
+STEEPEST = 10.0  # by which a node may make it larger
+OFTEN = ["unary"] * 7 + ["conv"] * 5 + ["reduced"] * 3  # blocks of many kinds, and those that turn and reorder axes
+OFTEN += ["flatten", "transpose", "reshape", "concat", "cut", "dense"] * 2 + ["pool", "with_value", "compared"]
 TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
 OPSET = 20
 
@@ -122,7 +125,7 @@ class Draft:
             raise Unfit(str(error)) from error
         for i, y in enumerate(found):
             size = np.abs(y).max() if y.size and y.dtype.kind == "f" else 1
-            if y.ndim == 0 or not 0 < y.size <= PROBES * LARGEST or not 1e-4 < size < 1e4:
+            if not 0 < y.size <= PROBES * LARGEST or not 1e-4 < size < 1e4 or y.shape.count(PROBES) > 1:
                 raise Unfit("size")
             for by, z in zip(NUDGES, (n[i] for n in nudged), strict=True):
                 moved = (y != z).any() if y.dtype.kind != "f" else not np.abs(y - z).max() <= STEEPEST * by * size
@@ -132,7 +135,7 @@ class Draft:
 
     def grow(self) -> None:
         """One block more; what does not fit leaves no trace."""
-        kind = self.pick(list(BLOCKS))
+        kind = self.pick([*BLOCKS, *OFTEN])
         x = self.pool[-1] if self.upto(4) else self.pick(self.pool)
         before = list(self.nodes), list(self.pool), dict(self.values), dict(self.parameters)
         try:
@@ -157,11 +160,12 @@ class Draft:
         self.pool.append(y)
 
     def proto(self) -> onnx.ModelProto:
-        """The file: the last value is an output, and perhaps one or two before it."""
+        """The file: the last value is an output, and perhaps one or two before it; now and then its batch is fixed."""
         made = [y for y in self.pool if y not in self.inputs] or [self.add("Relu", self.pool[-1])]
         ends = list(dict.fromkeys([made[-1], *(self.pick(made) for _ in range(self.upto(3)))]))
+        batch = FIXED if self.upto(5) == 1 else "N"
         sides = [
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", *self.shape(n)[1:]]) for n in side]
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, *self.shape(n)[1:]]) for n in side]
             for side in (self.inputs, ends)
         ]
         held = [numpy_helper.from_array(a, n) for n, a in self.parameters.items()]

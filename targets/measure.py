@@ -106,6 +106,15 @@ class Host:
 
 
 @dataclass(frozen=True)
+class OpTime:
+    """What a node of the graph, as the runtime has optimised it, takes of one inference."""
+
+    name: str
+    op: str
+    ns: int
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A model's latency and memory on one target.
 
@@ -121,6 +130,8 @@ class Measurement:
     throttled                 whether heat or a CPU quota slowed the processor meanwhile; None unknown
     round_p50_ns              the median of each round; one round unless side by side
     output_difference         from this computer's answer, relative to its largest value; None: not compared
+    energy_uj                 microjoules of an inference by each sensor, idle power included; None: nothing to read
+    ops                       the time of each op if asked for, in the order in which they run
     """
 
     model: str
@@ -146,6 +157,8 @@ class Measurement:
     round_p50_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
     output_difference: float | None = None
+    energy_uj: dict[str, int] | None = None
+    ops: tuple[OpTime, ...] = ()
 
 
 def runtime_for(model: Path) -> str:
@@ -165,12 +178,14 @@ def measure(
     warmup: int = 10,
     threads: int = 1,
     inputs: Path | None = None,
+    ops: int = 0,
     timeout_s: float = 120.0,
     python: str = sys.executable,
 ) -> Measurement:
     """What `model` takes in `runtime` on this computer, in one child process; with one thread it stays on one core.
 
     inputs     .npz with an array per input; None: seeded noise, a free batch being 1
+    ops        further inferences, of each round, that tell the time of each op; 0: it is not told
     timeout_s  for the child altogether, loading and warming up included
     python     the interpreter to run it in: a runtime may need an environment of its own
     Raises RunnerError.
@@ -178,7 +193,7 @@ def measure(
     if not model.is_file():
         raise RunnerError(f"{model}: no such file")
     given = inputs and inputs.absolute()
-    words = agent_words(model.absolute(), runtime, runs=runs, warmup=warmup, threads=threads, inputs=given)
+    words = agent_words(model.absolute(), runtime, runs=runs, warmup=warmup, threads=threads, inputs=given, ops=ops)
     words += ["--pin"] if threads == 1 else []
     reply = answer(*child([python, str(AGENT), *words], threads, runtime, timeout_s), runtime, model.name)
     with model.open("rb") as file:
@@ -194,6 +209,7 @@ def measure_side_by_side(
     warmup: int = 10,
     threads: int = 1,
     inputs: Path | None = None,
+    ops: int = 0,
     timeout_s: float = 120.0,
     python: str = sys.executable,
 ) -> list[Measurement]:
@@ -212,6 +228,7 @@ def measure_side_by_side(
             warmup=warmup,
             threads=threads,
             inputs=inputs,
+            ops=ops,
             timeout_s=timeout_s,
             python=python,
         )
@@ -258,7 +275,22 @@ def pooled(taken: Sequence[Measurement]) -> Measurement:
         throttled=True if True in slowed else None if None in slowed else False,
         round_p50_ns=tuple(middle),
         samples_ns=samples,
+        energy_uj=middle_energy([m.energy_uj for m in taken if m.energy_uj is not None]),
+        ops=middle_ops([m.ops for m in taken]),
     )
+
+
+def middle_energy(told: Sequence[dict[str, int]]) -> dict[str, int] | None:
+    """The median of each sensor over rounds."""
+    return {name: round(median(t[name] for t in told if name in t)) for name in told[0]} if told else None
+
+
+def middle_ops(told: Sequence[Sequence[OpTime]]) -> tuple[OpTime, ...]:
+    """The median of each op over rounds; a runtime optimises a graph alike every time."""
+    times: dict[tuple[str, str], list[int]] = {}
+    for op in (op for ops in told for op in ops):
+        times.setdefault((op.name, op.op), []).append(op.ns)
+    return tuple(OpTime(name, op, round(median(ns))) for (name, op), ns in times.items())
 
 
 def ratio(before: Measurement, after: Measurement) -> tuple[float, float, float]:
@@ -282,11 +314,18 @@ def as_row(measured: Measurement, *, samples: bool = False) -> dict[str, Any]:
 
 
 def agent_words(
-    model: Path | str, runtime: str, *, runs: int, warmup: int, threads: int, inputs: Path | str | None = None
+    model: Path | str,
+    runtime: str,
+    *,
+    runs: int,
+    warmup: int,
+    threads: int,
+    inputs: Path | str | None = None,
+    ops: int = 0,
 ) -> list[str]:
     """The agent's command line after `python agent.py`, with paths as the machine that runs it sees them."""
     words = ["--model", str(model), "--runtime", runtime, "--runs", str(runs), "--warmup", str(warmup)]
-    words += ["--threads", str(threads)]
+    words += ["--threads", str(threads), *(["--ops", str(ops)] if ops else [])]
     return [*words, "--inputs", str(inputs)] if inputs is not None else words
 
 
@@ -358,6 +397,7 @@ def refusal(facts: Runtime, kind: str, detail: str, model: str) -> str:
         "inputs": f"{model}: {detail}",
         "load": f"{facts.spoken} cannot load {model}: {detail}",
         "run": f"{facts.spoken} cannot run {model}: {detail}",
+        "ops": f"{facts.spoken} cannot tell the time of each op of {model}: {detail}. Ask for those of an .onnx file",
         "outputs": f"the outputs of {model} cannot be saved: {detail}",
     }
     return lines.get(kind, f"{facts.spoken}: {kind}: {detail}")

@@ -44,6 +44,7 @@ class Asked:
     inputs: str | None
     timeout_s: float
     tolerance: float
+    ops: int
 
 
 def measure_over_ssh(
@@ -58,6 +59,7 @@ def measure_over_ssh(
     timeout_s: float = 120.0,
     rounds: int = 5,
     tolerance: float = 1e-5,
+    ops: int = 0,
     grade: str = "measured",
 ) -> list[Measurement]:
     """A measurement of each (model, runtime) on the board at `address`, in turns as in `measure_side_by_side`.
@@ -65,6 +67,7 @@ def measure_over_ssh(
     inputs     .npz with an array per input, pushed; None: the agent draws the same seeded noise here and there
     timeout_s  for each run of a model, and for connecting
     tolerance  how far the answers may be from this computer's, relative to their largest value
+    ops        as in `targets.measure.measure`
     grade      "counted" where the clock there counts instructions
     Raises RunnerError; nothing is left on the board in any case.
     """
@@ -73,7 +76,7 @@ def measure_over_ssh(
         if not inputs.is_file():
             raise RunnerError(f"{inputs}: no such file")
         sent["inputs.npz"] = inputs
-    asked = Asked(warmup, threads, "inputs.npz" if inputs is not None else None, timeout_s, tolerance)
+    asked = Asked(warmup, threads, "inputs.npz" if inputs is not None else None, timeout_s, tolerance, ops)
     # An emulated board that counts instructions leaps ahead in time while it waits: no limit of its own is right there.
     limit_s = None if grade == "counted" else 3600 + 2 * rounds * len(pairs) * timeout_s
     with (
@@ -135,7 +138,9 @@ def missing(link: Link, there: There, runtimes: set[str], folder: Path) -> dict[
 
 def measured(link: Link, model: Path, name: str, runtime: str, runs: int, asked: Asked) -> Measurement:
     """One run of the agent there, on the model that it knows as `name`. Raises RunnerError."""
-    words = agent_words(name, runtime, runs=runs, warmup=asked.warmup, threads=asked.threads, inputs=asked.inputs)
+    words = agent_words(
+        name, runtime, runs=runs, warmup=asked.warmup, threads=asked.threads, inputs=asked.inputs, ops=asked.ops
+    )
     words += ["--outputs", "outputs", *(["--pin"] if asked.threads == 1 else [])]
     variables = environment(asked.threads, {"PYTHONPATH": f"{link.folder}/packages", "TMPDIR": link.folder})
     command = ["env", *(f"{key}={value}" for key, value in variables.items()), link.address.python, "agent/agent.py"]

@@ -49,7 +49,7 @@ def test_export_writes_and_judges_every_format(data: Path, tmp_path: Path) -> No
         assert judged["n"] == 96 and judged["same_answer"] >= 0.95 and judged["before"] > 0.9
         assert r["drop_points"] == pytest.approx(100 * (judged["before"] - judged["after"]))
         assert r["passed"] and r["layers"] and not r["float_ops"]
-    assert [r["calibration"] and r["calibration"]["n"] for r in rows] == [64, None, None, 64]
+    assert [r["calibration"] and r["calibration"]["n"] for r in rows] == [64, 64, None, 64]
 
 
 def test_a_file_that_loses_too_much_is_not_written(data: Path, tmp_path: Path) -> None:
@@ -110,3 +110,9 @@ def test_compress_reports_the_quantised_file(data: Path, tmp_path: Path) -> None
     page = (tmp_path / "report.html").read_text()
     assert "model-int8.tflite" in page and row["layers"][0]["tensor"] in page
     assert "wrote" in done.stdout and "model-int8.tflite" in done.stdout
+
+
+def test_a_sweep_quantises_nothing(data: Path, tmp_path: Path) -> None:
+    words = ("--data", data / "labelled.npz", "--to", "onnx,tflite-int8", "-o", tmp_path / "out")
+    done = jettison("sweep", SHIPPED, *words)
+    assert done.returncode == 2 and "jettison export" in done.stderr

@@ -563,7 +563,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
         raise KeyboardInterrupt
 
     if call == "tensor_bytes":
-        monkeypatch.setattr("toolchain.model.tensor_bytes", interrupted)
+        monkeypatch.setattr("toolchain.onnx_file.tensor_bytes", interrupted)
     elif call == "write":
         real = os.fdopen
         monkeypatch.setattr(os, "fdopen", lambda *a, **k: Full(real(*a, **k)))

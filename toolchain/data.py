@@ -34,12 +34,14 @@ class Samples:
     inputs   {input name: [n, *s] float32}
     labels   true classes [n] int64, or None
     classes  their names, or () where none are given
+    pixels   how images became these numbers, or "" for samples that were numbers
     """
 
     name: str
     inputs: Mapping[str, NDArray[np.float32]]
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...] = ()
+    pixels: str = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -51,7 +53,8 @@ class Samples:
     def at(self, which: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
         """These samples."""
         part = {k: v[which] for k, v in self.inputs.items()}
-        return Samples(self.name, part, None if self.labels is None else self.labels[which], self.classes)
+        labels = None if self.labels is None else self.labels[which]
+        return Samples(self.name, part, labels, self.classes, self.pixels)
 
     def balanced(self, n: int, seed: int) -> Samples:
         """n samples at most, as many of each class as there are, in a seeded order; the set itself if it is small."""
@@ -175,7 +178,7 @@ def from_images(
         array = array[None] if shape[0] == 1 else array.transpose(2, 0, 1)
         shift, spread = (np.array(v[: shape[0]], np.float32)[:, None, None] for v in (mean, std))
         x[i] = (array / np.float32(scale) - shift) / spread
-    return Samples(name, {next(iter(model.inputs)): x}, np.array([k for _, k in files], np.int64), classes)
+    return Samples(name, {next(iter(model.inputs)): x}, np.array([k for _, k in files], np.int64), classes, pixels)
 
 
 def checked(samples: Samples, model: Model, path: Path) -> Samples:

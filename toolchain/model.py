@@ -8,7 +8,7 @@ the graph does not allow that, or would mix samples then, the batch stays as it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from toolchain.batch import BATCH, Reader, mixing, stretch
 from toolchain.errors import BadInput, Unsupported, UsageError
 from toolchain.files import write_atomic
 from toolchain.inference import Known, Uninferable, infer
+from toolchain.onnx_file import contents, pieces, places
+from toolchain.opset import lowered, own_opset
 from toolchain.plain import parameter, simplify, targets
 from toolchain.validate import check_graph, check_parameters, read_proto
 
@@ -62,69 +64,8 @@ class Model:
         return replace(self, ir=changed)
 
     def to_bytes(self) -> bytes:
-        """The ONNX file."""
-        return to_bytes(self.ir)
-
-
-def to_bytes(model: ir.Model) -> bytes:
-    """The ONNX file of a graph."""
-    return b"".join(pieces(model))
-
-
-def pieces(model: ir.Model) -> Iterator[bytes]:
-    """The ONNX file, one parameter at a time, so that a gigabyte is never in memory twice more.
-
-    A graph is field 7 of a model and a parameter field 5 of a graph, each with its length in front. Shapes of
-    parameters are not written twice.
-    """
-    graph, serde = model.graph, ir.serde
-    proto = ir.to_proto(without_graph(model))
-    for value in graph.inputs:
-        serde.serialize_value_into(proto.graph.input.add(), value)
-    for node in graph:
-        serde.serialize_node_into(proto.graph.node.add(), node)
-        for value in node.outputs:
-            if not value.is_graph_output() and (value.shape is not None or value.type is not None):
-                serde.serialize_value_into(proto.graph.value_info.add(), value)
-    for value in graph.outputs:
-        serde.serialize_value_into(proto.graph.output.add(), value)
-    body = proto.graph.SerializeToString()
-    proto.ClearField("graph")
-    sizes = [len(field(5, tensor_bytes(v))) for v in graph.initializers.values()]
-    yield proto.SerializeToString() + b"\x3a" + varint(len(body) + sum(sizes)) + body
-    for value in graph.initializers.values():
-        yield field(5, tensor_bytes(value))
-
-
-def without_graph(model: ir.Model) -> ir.Model:
-    """All that a file says beside its nodes and values."""
-    old = model.graph
-    shell = ir.Graph([], [], nodes=[], name=old.name, doc_string=old.doc_string, opset_imports=old.opset_imports)
-    shell.metadata_props.update(old.metadata_props)
-    return ir.Model(
-        shell, ir_version=model.ir_version, producer_name=model.producer_name, producer_version=model.producer_version,
-        domain=model.domain, model_version=model.model_version, doc_string=model.doc_string,
-        functions=list(model.functions.values()), metadata_props=dict(model.metadata_props),
-    )  # fmt: skip
-
-
-def tensor_bytes(value: ir.Value) -> bytes:
-    """One parameter under its value's name."""
-    assert value.const_value is not None
-    proto = ir.serde.serialize_tensor(value.const_value)
-    proto.name = str(value.name)
-    return proto.SerializeToString()
-
-
-def field(number: int, body: bytes) -> bytes:
-    """A protobuf field with its length."""
-    return bytes([number << 3 | 2]) + varint(len(body)) + body
-
-
-def varint(number: int) -> bytes:
-    """A length as protobuf writes it: seven bits a byte, the lowest first."""
-    low, high = number & 127, number >> 7
-    return bytes([low | 128]) + varint(high) if high else bytes([low])
+        """The ONNX file, in the opset of the one that it was read from where that can say it."""
+        return b"".join(pieces(self.ir, own_opset(self.ir, self.opset)))
 
 
 def load(path: Path | str, shapes: dict[str, tuple[int, ...]] | None = None) -> Model:
@@ -179,13 +120,23 @@ def root_of(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+def said_in(model: Model, opset: int) -> Model:
+    """The same network in a lower opset; raises Unsupported with the node that cannot be said there."""
+    return replace(model, ir=lowered(model.ir, opset), opset=opset)
+
+
 def save(model: Model, path: Path | str, force: bool = False) -> None:
-    """Write the ONNX file atomically."""
+    """Write the ONNX file atomically; above 2 GiB with its large parameters in a file beside it, which comes first."""
     from toolchain.files import check_new
 
-    path = Path(path)
+    path, opset = Path(path), own_opset(model.ir, model.opset)
     check_new(path, force)
-    write_atomic(path, lambda file: file.writelines(pieces(model.ir)))
+    outside = places(model.graph, f"{path.name}.data")
+    if outside:
+        beside = path.with_name(f"{path.name}.data")
+        check_new(beside, force)
+        write_atomic(beside, lambda file: file.writelines(contents(model.graph, outside)))
+    write_atomic(path, lambda file: file.writelines(pieces(model.ir, opset, outside)))
 
 
 # ---- weights and opset ---------------------------------------------------------------------------------------------
@@ -236,7 +187,8 @@ def without_initializers(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.M
     graph.output.extend(proto.graph.output)
     graph.value_info.extend(proto.graph.value_info)
     graph.initializer.extend(kept)
-    copy = onnx.ModelProto(ir_version=proto.ir_version, graph=graph, producer_name=proto.producer_name)
+    about = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
+    copy = onnx.ModelProto(graph=graph, **{k: getattr(proto, k) for k in about})
     copy.opset_import.extend(proto.opset_import)
     copy.functions.extend(proto.functions)
     copy.metadata_props.extend(proto.metadata_props)

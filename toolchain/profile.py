@@ -6,14 +6,15 @@ Every count takes `shape`, a function from values to dimensions, so that a plan 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from toolchain.model import Model, varint, without_graph
+from toolchain.model import Model
+from toolchain.onnx_file import varint, without_graph
 from toolchain.ops import activation, arithmetic, normalisation
 from toolchain.ops.table import Shape, dims, find
 
@@ -105,6 +106,11 @@ def stored(value: ir.Value, size: tuple[int, ...]) -> int:
     head = onnx.TensorProto(dims=size, data_type=int(value.dtype), name=str(value.name)).ByteSize()
     body = head + 1 + len(varint(data)) + data
     return 1 + len(varint(body)) + body
+
+
+def metadata_bytes(told: Mapping[str, str]) -> int:
+    """Bytes of further metadata in the file."""
+    return onnx.ModelProto(metadata_props=[{"key": k, "value": v} for k, v in told.items()]).ByteSize()
 
 
 def structure_bytes(model: Model) -> int:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from toolchain.errors import Unsupported
 from toolchain.inference import reads
-from toolchain.model import to_bytes
+from toolchain.onnx_file import to_bytes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -115,7 +115,7 @@ def load_external(tensor: onnx.TensorProto, path: Path) -> None:
     with file.open("rb") as content:
         content.seek(offset)
         tensor.raw_data = content.read(length)
-    tensor.data_location = onnx.TensorProto.DEFAULT
+    tensor.ClearField("data_location")  # as a tensor that was never anywhere else
     del tensor.external_data[:]
 
 

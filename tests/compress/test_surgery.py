@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+import toolchain
 from toolchain.compress.groups import Channels, analyse
+from toolchain.compress.plan import make_plan, save_plan
 from toolchain.compress.surgery import mask, prune
 from toolchain.errors import OutOfReach, UsageError
 from toolchain.model import Model, save
@@ -156,6 +162,22 @@ def test_one_unit_of_each_layer_is_enough(name: str) -> None:
     model, channels = network(name), analyse(network(name))
     pruned = check(original(name), model, channels, np.concatenate([g.units[1:] for g in channels.groups]))
     assert pruned.to_bytes() != model.to_bytes()
+
+
+def test_a_pruned_network_tells_its_source_and_the_sum_of_its_plan(tmp_path: Path) -> None:
+    """Anyone can check the plan's sum: the removed units as JSON, the groups by name."""
+    model = network("alexnet")
+    channels = analyse(model)
+    scores = {g.name: np.arange(len(g), dtype=float) for g in channels.groups}
+    plan = make_plan(model, channels, scores, {}, "units<=50%", "off")
+    save_plan(plan, tmp_path / "plan.json")
+    save(prune(model, channels, plan.labels(channels)), tmp_path / "p.onnx")
+    told = {p.key: p.value for p in onnx.load(tmp_path / "p.onnx").metadata_props}
+    groups = {g["name"]: g["removed"] for g in json.loads((tmp_path / "plan.json").read_text())["groups"]}
+    text = json.dumps(groups, sort_keys=True, separators=(",", ":"))
+    assert told["jettison.plan_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert told["jettison.source_sha256"] == model.sha256
+    assert told["jettison.version"] == toolchain.__version__
 
 
 @pytest.mark.parametrize("name", NETWORKS)

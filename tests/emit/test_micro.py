@@ -1,4 +1,4 @@
-"""What is said of TensorFlow Lite Micro holds in TensorFlow Lite Micro; one row of test_tflite's CASES for each op."""
+"""What is said of TensorFlow Lite Micro holds in TensorFlow Lite Micro; every row of the CASES of emission."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from emit.test_tflite import CASES, chain, gap, ints, one, samples, weights
+from emit.test_tflite import CASES, Net, chain, gap, ints, one, samples, weights
+from emit.test_tflite_pointwise import CASES as POINTWISE
+from emit.test_tflite_shape import CASES as SHAPES
 
 import toolchain.emit.micro_run
 from toolchain.emit import to_tflite
@@ -18,9 +20,12 @@ from toolchain.emit.contents import BITS, contents
 from toolchain.emit.kernels import KERNELS, lacking
 from toolchain.emit.micro import Arena, arena, require_micro
 from toolchain.emit.micro_run import micro_run
+from toolchain.emit.run import onnx_outputs
 from toolchain.errors import BadInput, RunnerFailed, Unsupported
 
 TOLERANCE = 1e-5  # relative to the largest output: other kernels sum in another order
+EVERY = CASES | POINTWISE | SHAPES
+QUICK = {*list(CASES)[::4], *list(POINTWISE)[::4], *list(SHAPES)[::4], "gelu", "tile", "slice of rank 5"}
 needs_micro = pytest.mark.usefixtures("micro")
 
 
@@ -30,20 +35,34 @@ def micro() -> None:
 
 
 @needs_micro
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in EVERY])
 def test_what_the_profile_says_of_a_file_is_what_the_interpreter_does(case: str, tmp_path: Path) -> None:
-    """It loads and runs exactly what lacks nothing, answers as LiteRT does, and uses the arena that was planned."""
-    model = CASES[case]().model(tmp_path)
+    """It loads exactly what lacks nothing; that answers as LiteRT does, and uses the arena that was planned."""
+    model = EVERY[case]().model(tmp_path)
     path, feeds = tmp_path / "net.tflite", samples(model)
     to_tflite(model).write(path)
-    data = path.read_bytes()
-    if lacking(contents(data)):
+    lacks = lacking(contents(path.read_bytes()))
+    if lacks:
         with pytest.raises(RunnerFailed, match="TFLite Micro"):
             micro_run(path, feeds)
+    try:
+        to_tflite(model, profile="micro").write(path)
+    except Unsupported as refused:
+        assert lacks, refused
         return
     found = micro_run(path, feeds)
     assert gap(found.outputs, run(str(path), feeds)) <= TOLERANCE
-    assert arena(data).head_bytes == found.head_bytes
+    assert arena(path.read_bytes()).head_bytes == found.head_bytes
+
+
+@needs_micro
+@pytest.mark.parametrize("case", ["gelu", "gelu tanh", "tile"])
+def test_an_op_that_tflite_micro_lacks_is_made_of_those_that_it_has(case: str, tmp_path: Path) -> None:
+    model = EVERY[case]().model(tmp_path)
+    assert lacking(contents(to_tflite(model).data))
+    to_tflite(model, profile="micro").write(tmp_path / "net.tflite")
+    feeds = samples(model)
+    assert gap(micro_run(tmp_path / "net.tflite", feeds).outputs, onnx_outputs(model, feeds)) <= TOLERANCE
 
 
 # ---- lives and places ----------------------------------------------------------------------------------------------
@@ -94,8 +113,25 @@ def test_an_op_that_tflite_micro_lacks_is_named_with_its_node_and_a_way_out(tmp_
 def test_more_axes_than_a_kernel_takes_are_named(tmp_path: Path) -> None:
     turned, last = ("Transpose", {"perm": [0, 6, 5, 4, 3, 2, 1]}), ("Softmax", {"axis": -1})
     model = chain((64,), ("Reshape", ints(0, 2, 2, 2, 2, 2, 2)), last, turned, last)().model(tmp_path)
-    with pytest.raises(Unsupported, match=r"TRANSPOSE takes 5 axes, not 7"):
+    with pytest.raises(Unsupported, match=r"takes 5 axes, not 7"):
         require_micro(to_tflite(model).data, model.graph)
+
+
+@needs_micro
+@pytest.mark.parametrize(("parts", "is_lacking"), [(10, False), (11, True), (25, True)])
+def test_more_parts_than_a_concatenation_takes_are_joined_in_turn(parts: int, is_lacking: bool, tmp_path: Path) -> None:
+    net = Net((4, 5))
+    names = [net.op("Mul", "x", np.float32(i + 1)) for i in range(parts)]
+    net.op("Concat", *names, axis=1)
+    model = net.model(tmp_path)
+    assert bool(lacking(contents(to_tflite(model).data))) is is_lacking
+    to_tflite(model).write(tmp_path / "lite.tflite")
+    feeds = samples(model, 1)
+    if is_lacking:
+        with pytest.raises(RunnerFailed, match="TFLite Micro"):
+            micro_run(tmp_path / "lite.tflite", feeds)
+    to_tflite(model, profile="micro").write(tmp_path / "net.tflite")
+    assert gap(micro_run(tmp_path / "net.tflite", feeds).outputs, onnx_outputs(model, feeds)) <= TOLERANCE
 
 
 def test_every_type_that_a_kernel_takes_has_a_size() -> None:

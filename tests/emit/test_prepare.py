@@ -115,3 +115,10 @@ def test_an_expand_goes_where_its_readers_broadcast_anyway(needed: bool, tmp_pat
     wide = net.op("Expand", gate, ints(1, *IMAGE))
     net.op("Mul", wide, net.op("Exp", gate) if needed else "x")
     assert ("BROADCAST_TO" in emitted(net.model(tmp_path), tmp_path)) is needed
+
+
+def test_two_that_spread_along_the_same_axis_stay_spread(tmp_path: Path) -> None:
+    net = Net((1, 7))
+    wide = net.op("Expand", "x", ints(1, 5, 1))
+    net.op("Mul", wide, net.op("Expand", net.op("Neg", "x"), ints(1, 5, 1)))
+    emitted(net.model(tmp_path), tmp_path)

@@ -296,7 +296,7 @@ CASES: dict[str, Any] = {
     "unsqueeze": chain((6,), ("Unsqueeze", ints(2, 3)), ("Conv", weights(3, 6, 1, 1))),
     "transpose": one("Transpose", IMAGE, perm=[0, 2, 3, 1]),
     "transpose of rank 5": one("Transpose", (2, 3, 4, 5), perm=[0, 4, 2, 1, 3]),
-    "softmax of rank 5": one("Softmax", (2, 3, 4, 5), axis=2),
+    "softmax of rank 5": one("Softmax", (2, 9, 4, 5), axis=2),
     "transpose of an image": chain(IMAGE, CONV, ("Transpose", {"perm": [0, 3, 1, 2]})),
     "channels-last network": chain(
         (9, 10, 6), ("Transpose", {"perm": [0, 3, 1, 2]}), CONV, ("Transpose", {"perm": [0, 2, 3, 1]})

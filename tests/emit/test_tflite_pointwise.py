@@ -18,6 +18,7 @@ from emit.test_tflite import (
     ints,
     one,
     samples,
+    versions,
     weights,
     written,
 )
@@ -26,9 +27,10 @@ from onnx import TensorProto
 from toolchain.emit import to_tflite
 from toolchain.emit.child import run
 from toolchain.emit.run import onnx_outputs
+from toolchain.errors import Unsupported
 
 FLOAT = ("Cast", {"to": TensorProto.FLOAT})
-NO_REFERENCE = ("selu", "celu", "ceil", "round")  # LiteRT 2.3 has no reference kernels for ELU, CEIL and ROUND
+NO_REFERENCE = ("selu", "celu", "ceil", "round", "Abs")  # LiteRT 2.3 has none for ELU, CEIL, ROUND, ABS of int32
 LAYOUTS: dict[str, Any] = {
     "an image": (IMAGE,),
     "behind a conv": (IMAGE, CONV),
@@ -175,6 +177,20 @@ CASES: dict[str, Any] = {
     "min of three behind a conv": chain(IMAGE, CONV, ("Min", weights(8, 1, 1), weights(9, 10))),
     "mod": one("Mod", IMAGE, weights(6, 1, 1, low=0.3), fmod=1),
     "mod of negative": one("Mod", IMAGE, weights(9, 10) - np.float32(2), fmod=1),
+    **{
+        f"{kind} of whole numbers": chain(
+            IMAGE, ("Mul", np.float32(3)), ("Cast", {"to": TensorProto.INT64}), (kind, *rest), FLOAT
+        )
+        for kind, *rest in (("Abs",), ("Sign",), ("Neg",), ("Mul", ints(-3)), ("Div", ints(2)), ("Max", ints(1)))
+    },
+    "picked and turned truths": chain(
+        IMAGE,
+        ("Greater", np.float32(0)),
+        ("Gather", ints(4, 0, 1), {"axis": 1}),
+        ("Transpose", {"perm": [0, 3, 1, 2]}),
+        ("Reshape", ints(-1, 30, 9)),
+        FLOAT,
+    ),
     "mod of whole numbers": chain(
         IMAGE, ("Mul", np.float32(9)), ("Cast", {"to": TensorProto.INT64}), ("Mod", ints(-4)), FLOAT
     ),
@@ -193,6 +209,10 @@ CASES: dict[str, Any] = {
     "argmin of rows": chain(IMAGE, CONV, ("ArgMin", {"axis": 2, "keepdims": 0}), FLOAT),
     "argmax of a flatten": chain(IMAGE, CONV, ("Flatten",), ("ArgMax", {"axis": -1, "keepdims": 0}), FLOAT),
     "argmax of equal ones": chain((40,), ("Floor",), ("ArgMax", {"axis": 1}), FLOAT),
+    "softmax over a few branches": chain(
+        IMAGE, CONV, ("Reshape", ints(-1, 2, 4, 9, 10)), ("Mul", np.float32(5)), ("Softmax", {"axis": 1})
+    ),
+    "softmax over one": chain((1, 7), ("Softmax", {"axis": 1})),
     "log softmax": one("LogSoftmax", (7,)),
     "log softmax of large numbers": chain((5, 7), ("Mul", np.float32(200)), ("LogSoftmax",)),
     "log softmax over channels": chain(IMAGE, CONV, ("LogSoftmax", {"axis": 1})),
@@ -237,6 +257,28 @@ CASES |= {
         "MatMul", IMAGE, ((CONV, ("Reshape", ints(-1, 8, 90))), (CONV, ("Reshape", ints(-1, 8, 90)), TURN))
     ),
     "matmul of images": products("MatMul", IMAGE, ((CONV,), (CONV, ("Transpose", {"perm": [0, 1, 3, 2]})))),
+    "heads back to an image": chain(
+        IMAGE,
+        CONV,
+        ("Reshape", ints(-1, 2, 4, 90)),
+        ("Transpose", {"perm": [0, 1, 3, 2]}),
+        ("Softmax",),
+        ("Transpose", {"perm": [0, 1, 3, 2]}),
+        ("Reshape", ints(-1, 8, 9, 10)),
+        ("Conv", weights(3, 8, 1, 1)),
+    ),
+    "windows and back": chain(
+        IMAGE,
+        CONV,
+        ("Reshape", ints(-1, 8, 3, 3, 5, 2)),
+        ("Transpose", {"perm": [0, 2, 4, 3, 5, 1]}),
+        ("Reshape", ints(-1, 6, 8)),
+        ("MatMul", weights(8, 4)),
+        ("Reshape", ints(-1, 3, 5, 3, 2, 4)),
+        ("Transpose", {"perm": [0, 5, 1, 3, 2, 4]}),
+        ("Reshape", ints(-1, 4, 9, 10)),
+        ("Conv", weights(3, 4, 1, 1)),
+    ),
     "matmul of rank 5": one("MatMul", (2, 3, 4, 5), (2, 3, 5, 2)),
     "matmul of rank 5, one of them one stack": one("MatMul", (2, 3, 4, 5), weights(3, 5, 2)),
     "matmul of rank 6": one("MatMul", (2, 3, 2, 4, 5), (2, 3, 2, 5, 2)),
@@ -313,3 +355,54 @@ def test_an_emitted_op_equals_its_source(case: str, tmp_path: Path) -> None:
     path = str(written(to_tflite(model), tmp_path))
     for kernels in KERNELS[: 1 if case.startswith(NO_REFERENCE) else 2]:
         assert gap(run(path, x, resolver=kernels), wanted) <= TOLERANCE, kernels
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "version"),
+    [
+        ("Abs of whole numbers", "ABS", 5),
+        ("Sign of whole numbers", "SIGN", 2),
+        ("sign, an image", "SIGN", 1),
+        ("picked and turned truths", "GATHER", 3),
+        ("sub of rank 6", "SUB", 1),
+    ],
+)
+def test_op_versions_are_the_first_that_can_do_it(case: str, code: str, version: int, tmp_path: Path) -> None:
+    assert (code, version) in versions(to_tflite(CASES[case]().model(tmp_path)))
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "mean of a layernorm": (
+        one("LayerNormalization", (5, 8), weights(8), weights(8), out=2),
+        "LayerNormalization 'layernormalization0': hands out its mean",
+    ),
+    "last of equal ones": (one("ArgMax", (7,), axis=1, select_last_index=1), "ArgMax 'argmax0': asks for the last"),
+    "argmax over the batch": (one("ArgMax", (7,), axis=0), "ArgMax 'argmax0': asks for the last of equal ones, or"),
+    "statistics of the batch": (
+        one("MeanVarianceNormalization", IMAGE),
+        "MeanVarianceNormalization 'meanvariancenormalization0': takes statistics of the batch",
+    ),
+    "rows of the batch": (one("Gather", (7,), ints(0), axis=0), "Gather 'gather0': picks along the batch"),
+    "running sum of the batch": (one("CumSum", (7,), np.array(0)), "CumSum 'cumsum0': sums along the batch"),
+    "products of samples": (one("Gemm", (7,), (7,), transB=1), "Gemm 'gemm0': multiplies samples with each other"),
+    "sums over samples": (one("Einsum", (7,), (5,), equation="bi,bj->ij"), "Einsum 'einsum0': multiplies samples"),
+    "diagonal": (one("Einsum", (4, 4), equation="bii->bi"), "Einsum 'einsum0': takes a diagonal"),
+    "remainder of whole numbers": (
+        chain((7,), ("Cast", {"to": TensorProto.INT64}), ("Mod", ints(3), {"fmod": 1})),
+        "Mod 'mod1': gives whole numbers the dividend's sign",
+    ),
+    "too many turns of broadcasting": (
+        one("Less", (1, 2, 1, 2, 1, 2), (2, 1, 2, 1, 2, 1)),
+        "value 'less0': LESS broadcasts along 6 axes in turn",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_emitted_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    net = REFUSED[case][0]()
+    model = net.model(tmp_path, *(net.nodes[-1].output if case == "mean of a layernorm" else ()))
+    with pytest.raises(Unsupported) as caught:
+        to_tflite(model)
+    assert REFUSED[case][1] in str(caught.value)
+    assert caught.value.way_out

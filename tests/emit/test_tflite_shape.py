@@ -165,7 +165,7 @@ POOLS: dict[str, Any] = {
     "averagepool 3-D": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[1, 2, 3]),
     "averagepool 3-D padded": one("AveragePool", VOLUME, kernel_shape=[3, 3, 3], strides=[2, 1, 2], pads=[1] * 6),
     "averagepool 3-D ceil": one("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[2, 2, 3], ceil_mode=1),
-    "averagepool 3-D dilated": one("AveragePool", VOLUME, kernel_shape=[2, 1, 2], dilations=[2, 3, 3], pads=[1] * 6),
+    "averagepool 3-D dilated": one("AveragePool", VOLUME, kernel_shape=[2, 2, 2], dilations=[2, 3, 3], pads=[1] * 6),
     "lppool": one("LpPool", IMAGE, kernel_shape=[2, 3], strides=[2, 2]),
     "lppool 1": one("LpPool", IMAGE, kernel_shape=[3, 3], p=1, pads=[1, 1, 1, 1]),
     "lppool 3": one("LpPool", IMAGE, kernel_shape=[3, 3], p=3, pads=[1, 0, 0, 1], strides=[2, 1]),
@@ -348,6 +348,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "RNN 'rnn1': has 513 steps",
     ),
     "steps are samples": (chain((3, 5), ("RNN", *cell("RNN"), {"hidden_size": 4})), "RNN 'rnn0': has as many steps"),
+    "auto_pad that cuts": (
+        one("AveragePool", (3, 12), kernel_shape=[1], strides=[3], auto_pad="SAME_UPPER"),
+        "AveragePool 'averagepool0': has an auto_pad that runtimes read differently",
+    ),
+    "more slopes than values": (
+        chain((3,), ("ReduceMax", ints(1)), ("PRelu", weights(2))),
+        "PRelu 'prelu1': has more slopes than values",
+    ),
+    "triangle of samples": (one("Trilu", (4,)), "Trilu 'trilu0': counts samples"),
     "the first of the samples": (one("Slice", IMAGE, ints(0), ints(1), ints(0)), "Slice 'slice0': has computed bounds"),
     "copies of the batch": (one("Tile", IMAGE, ints(2, 1, 1, 1)), "Tile 'tile0': repeats the batch"),
 }

@@ -413,6 +413,7 @@ def verify(
 )
 @MAX_DROP
 @PROFILE
+@click.option("--opset", type=int, help="Of the ONNX file: a lower one than its own, if every node can be said there.")
 @out_folder("jettison-out")
 @PIXELS
 @SHAPE

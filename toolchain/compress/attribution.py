@@ -25,7 +25,8 @@ from toolchain.compress.region import Nodes, Part, Recipe, Region, chunk, region
 from toolchain.compress.sums import Attribution as Attribution
 from toolchain.errors import Unsupported
 from toolchain.files import write_atomic
-from toolchain.model import Model, pieces
+from toolchain.model import Model
+from toolchain.onnx_file import pieces
 
 MOST_NODES = 1024
 PILOT = 32  # samples on which the number of nodes is chosen

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from toolchain import profile
 from toolchain.compress.groups import Channels, Group
+from toolchain.compress.surgery import provenance
 from toolchain.model import Model
 from toolchain.ops.table import Shape, dims, find
 
@@ -160,11 +161,15 @@ class Costing:
             "params": lambda: tally("params"),
             "macs": lambda: tally("macs"),
             "flash": lambda: profile.file_bytes(
-                self.structure, tally("tensors") + tally("sizes") + self.gathers(removed, picked)
+                self.structure + self.told(removed), tally("tensors") + tally("sizes") + self.gathers(removed, picked)
             ),
             "ram": lambda: self.arena.at(removed, frozenset(picked)),
         }
         return np.array([float(count[q]()) for q in quantities])
+
+    def told(self, removed: NDArray[np.int64]) -> int:
+        """Bytes of what a pruned file says of where it comes from."""
+        return profile.metadata_bytes(provenance(self.model, {})) if removed.any() else 0
 
     def picked(self, removed: NDArray[np.int64], forced: NDArray[np.int64]) -> dict[ir.Value, int]:
         """Flattened values behind which a gather has to pick places, and its group."""

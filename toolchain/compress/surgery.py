@@ -7,10 +7,15 @@ restored(model) takes the weights of a pruned network back into the original's g
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from toolchain import __version__
 from toolchain.compress.groups import Channels, contracted, contractions
 from toolchain.errors import OutOfReach
 from toolchain.model import Model, parameter
@@ -51,7 +56,22 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
         for value in node.outputs:
             insert_gather(clone.graph, value, original[str(value.name)], keep, yields, names)
             resize_activation(value, original[str(value.name)], yields)
+    if gone.any():
+        clone.metadata_props.update(provenance(model, {g.name: np.flatnonzero(gone[g.units]) for g in channels.groups}))
     return model.with_ir(clone)
+
+
+def provenance(model: Model, removed: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
+    """What a pruned file says of where it comes from: tool, source, and plan.
+
+    plan_sha256 is that of the removed units as JSON, group -> sorted numbers, the groups by name and without spaces.
+    """
+    told = json.dumps({k: v.tolist() for k, v in removed.items()}, sort_keys=True, separators=(",", ":"))
+    return {
+        "jettison.version": __version__,
+        "jettison.source_sha256": model.sha256,
+        "jettison.plan_sha256": sha256(told.encode()).hexdigest(),
+    }
 
 
 def present(

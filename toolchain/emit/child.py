@@ -49,13 +49,18 @@ def run(path: str, feeds: dict[str, Any], threads: int = 1, resolver: str = "BUI
             interpreter.set_tensor(detail["index"], encoded(rows, detail))
         interpreter.invoke()
         parts.append({k: decoded(interpreter.get_tensor(d["index"]), d) for k, d in out.items()})
-    joined: dict[str, Any] = {}
-    for k in out:
-        pieces = [np.atleast_1d(p[k]) for p in parts]
-        axis, last = turned.get("batch", {}).get(k, 0), np.argsort(turned["outputs"].get(k) or range(pieces[0].ndim))
-        y = np.concatenate([np.transpose(p, last) for p in pieces], axis)
-        joined[k] = y.take(range(y.shape[axis] * samples // (len(parts) * batch)), axis)
-    return joined
+    return {k: joined(k, [p[k] for p in parts], turned, samples / (len(parts) * batch)) for k in out}
+
+
+def joined(name: str, parts: list[Any], turned: dict[str, Any], share: float) -> Any:
+    """An output of all file batches in ONNX's axes, without what filled up the last one.
+
+    share  of the rows that are no filling
+    """
+    pieces = [np.atleast_1d(p) for p in parts]
+    axis, last = turned.get("batch", {}).get(name, 0), np.argsort(turned["outputs"].get(name) or range(pieces[0].ndim))
+    y = np.concatenate([np.transpose(p, last) for p in pieces], axis)
+    return y.take(range(round(y.shape[axis] * share)), axis)
 
 
 def encoded(x: Any, detail: dict[str, Any]) -> Any:

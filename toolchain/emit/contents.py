@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import cache
 from mmap import mmap
 from typing import Any
 
@@ -28,6 +29,7 @@ class FileTensor:
     is_outside    its constant lies behind the flatbuffer, where only newer runtimes look
     is_variable   it keeps its value from one inference to the next
     scale, zero   quantisation of the whole tensor; scale 0 for none
+    scales        how many scales it has: one, or one for each channel
     """
 
     name: str
@@ -38,6 +40,7 @@ class FileTensor:
     is_variable: bool = False
     scale: float = 0.0
     zero: int = 0
+    scales: int = 0
 
     @property
     def elements(self) -> int:
@@ -116,6 +119,7 @@ def numbers(table: Any, field: str) -> tuple[int, ...]:
     return tuple(int(getattr(table, field)(i)) for i in range(getattr(table, f"{field}Length")()))
 
 
+@cache
 def words(kind: Any) -> dict[int, str]:
     """The names of an enumeration."""
     return {v: k for k, v in vars(kind).items() if isinstance(v, int)}
@@ -136,6 +140,7 @@ def tensor(schema: Any, file: Any, written: Any) -> FileTensor:
         bool(written.IsVariable()),
         scale,
         zero,
+        0 if told is None else told.ScaleLength(),
     )
 
 

@@ -41,6 +41,7 @@ class Lack:
 FLOAT, INT8, INT32, BOOL = "FLOAT32", "INT8", "INT32", "BOOL"
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}
 WEIGHT = 1  # number of the input that holds it
+JOINED = 10  # inputs of a CONCATENATION
 
 
 def kernels(names: str, *types: str, rank: int = ANY_RANK, input: int = 0) -> dict[str, Kernel]:
@@ -74,7 +75,6 @@ KERNELS = {
     **kernels("CAST", FLOAT, INT8, INT32, BOOL),
     **kernels("QUANTIZE", FLOAT, INT8),
     **kernels("DEQUANTIZE", INT8),
-    **kernels("UNIDIRECTIONAL_SEQUENCE_LSTM", FLOAT),
 }
 
 
@@ -93,12 +93,17 @@ def refusal(file: Contents, op: FileOp) -> tuple[str, str] | None:
     outside = next((t.name for t in tensors if t.is_outside), None)
     if outside is not None:
         return f"TFLite Micro cannot see '{outside}' behind the flatbuffer", "Emit the file again with jettison export"
+    if op.code == "CONCATENATION" and len(op.inputs) > JOINED:
+        because = f"TFLite Micro's CONCATENATION takes {JOINED} inputs, not {len(op.inputs)}"
+        return because, "Export with --profile micro"
     given = file.read(op, kernel.input).type
     if given not in kernel.types:
         return f"TFLite Micro has no {op.code} of {given}", "Export to tflite or tflite-int8"
     if op.code in WEIGHTED and file.read(op, WEIGHT).type != given:
         weights = file.read(op, WEIGHT).type
         return f"TFLite Micro has no {op.code} of {given} with weights of {weights}", "Export to tflite or tflite-int8"
+    if op.code == "BATCH_MATMUL" and max(t.scales for t in tensors) > 1:
+        return "TFLite Micro's BATCH_MATMUL takes one scale, not one for each channel", "Export to tflite"
     rank = max(len(t.shape) for t in tensors)
     if rank > kernel.rank:
         return f"TFLite Micro's {op.code} takes {kernel.rank} axes, not {rank}", "Merge axes with a Reshape before it"

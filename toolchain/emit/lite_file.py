@@ -125,14 +125,12 @@ def constant(file: Any, tensor: Any) -> NDArray[Any] | None:
 
 
 def left_in_float(file: Any) -> list[str]:
-    """Ops that read or write floats, as CODE 'name of the result'."""
+    """Ops that read or write floats, as CODE 'name of the result'; those that only convert, where they are all."""
     types, tensors = types_of(file), file.subgraphs[0].tensors
     touched = lambda o: [tensors[i] for i in (*o.inputs, *o.outputs) if i >= 0]
-    return [
-        f"{code_of(file, o)} '{name_of(tensors[o.outputs[0]])}'"
-        for o in ops(file)
-        if any(types[t.type] == "FLOAT32" for t in touched(o))
-    ]
+    left = [o for o in ops(file) if any(types[t.type] == "FLOAT32" for t in touched(o))]
+    computing = [o for o in left if code_of(file, o) not in ("QUANTIZE", "DEQUANTIZE")]
+    return [f"{code_of(file, o)} '{name_of(tensors[o.outputs[0]])}'" for o in computing or left]
 
 
 def halved(file: Any) -> None:

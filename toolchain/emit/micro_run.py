@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.emit.child import decoded, encoded, permutations
+from toolchain.emit.child import decoded, encoded, joined, permutations
 from toolchain.emit.contents import contents
 from toolchain.emit.run import finished
 from toolchain.errors import RunnerFailed
@@ -51,11 +51,9 @@ def micro_run(path: Path, feeds: Mapping[str, NDArray[Any]], timeout: float = 60
         given[str(i)] = encoded(rows, detail(file.tensors[t])).reshape(-1, *file.tensors[t].shape)
     room = SPARE + 3 * sum(t.bytes for t in file.tensors)
     found, told = in_child(path, given, len(file.outputs), room, timeout)
-    outputs = {}
+    share, outputs = samples / (len(given["0"]) * batch), {}
     for i, (name, t) in enumerate(file.outputs.items()):
-        y = decoded(found[str(i)].reshape(-1, *file.tensors[t].shape[1:]), detail(file.tensors[t]))
-        y = y[: len(y) * samples // (len(given["0"]) * batch)]
-        outputs[name] = np.transpose(y, np.argsort(turned["outputs"].get(name) or range(y.ndim)))
+        outputs[name] = joined(name, list(decoded(found[str(i)], detail(file.tensors[t]))), turned, share)
     return MicroRun(outputs, told)
 
 

@@ -1,4 +1,7 @@
-"""The graph as the writer takes it: what the batch decides is known, and patterns that are one op stand as one."""
+"""The graph as the writer takes it: what the batch decides is known, and patterns that are one op stand as one.
+
+What a kernel broadcasts by itself is not written out before.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from toolchain.ops.table import attribute, constant, dims
 from toolchain.plain import Names, held
 
 SIZES = ("Shape", "Size")
-BROADCASTS = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min")
+BROADCASTS = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where")
 
 
 def prepared(model: Model, batch: int) -> ir.Graph:
@@ -30,7 +33,7 @@ def prepared(model: Model, batch: int) -> ir.Graph:
         elif node.op_type == "InstanceNormalization":
             name_groups(graph, node)
         elif node.op_type == "Expand":
-            leave_to_readers(node, batch)
+            leave_to_readers(graph, node, batch)
     return graph
 
 
@@ -82,7 +85,7 @@ def multiples(value: ir.Value | None) -> Iterator[tuple[ir.Value, float]]:
             return
 
 
-def leave_to_readers(expand: ir.Node, batch: int) -> None:
+def leave_to_readers(graph: ir.Graph, expand: ir.Node, batch: int) -> None:
     """No Expand where everything that reads it broadcasts, and to the same shape without it."""
     x, y = expand.inputs[0], expand.outputs[0]
     if x is None or y.is_graph_output() or any(u.node.op_type not in BROADCASTS for u in y.uses()):
@@ -93,6 +96,7 @@ def leave_to_readers(expand: ir.Node, batch: int) -> None:
         ):
             return
     ir.convenience.replace_all_uses_with(y, x)
+    graph.remove(expand, safe=True)
 
 
 def name_groups(graph: ir.Graph, norm: ir.Node) -> None:

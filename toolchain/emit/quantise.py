@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.emit.micro import require_micro
 from toolchain.emit.run import finished, lite_outputs
 from toolchain.emit.tflite import to_tflite
 from toolchain.errors import UsageError
@@ -34,7 +35,7 @@ class Format:
 
     suffix         what its name has between the stem and the ending of its source
     source         the float file that it is made of
-    is_calibrated  whether samples decide the ranges of its activations
+    is_calibrated  whether samples decide the ranges of its activations, so that it cannot do without
     needs          package that makes it, of the extra int8
     """
 
@@ -101,7 +102,7 @@ def quantise(
 ) -> Quantised:
     """The model as a quantised file.
 
-    calibration  real samples {input: [n, *s]} that decide ranges and rounding; formats that need none take None
+    calibration  real samples {input: [n, *s]} that decide ranges and rounding, or None where a format can do without
     held_out     samples that its tensors are compared on
     profile      micro: with TFLite Micro's kernels alone
 
@@ -119,11 +120,12 @@ def quantise(
         for part, arrays in (("calibration", calibration or {}), ("held_out", held_out)):
             np.savez(folder / f"{part}.npz", **{f"x.{k}": v for k, v in arrays.items()})  # pyright: ignore[reportArgumentType]
         (folder / "asked.json").write_text(json.dumps({"form": form, "threads": threads}))
-        finished(
-            [sys.executable, "-P", str(CHILD), name], f"the quantiser of {form}", Path(kind.file("model")), timeout
-        )
+        command = [sys.executable, "-P", "-W", "ignore", str(CHILD), name]
+        finished(command, f"the quantiser of {form}", Path(kind.file("model")), timeout)
         found = json.loads((folder / "found.json").read_text())
         data = (folder / f"quantised.{kind.source}").read_bytes()
+    if profile == "micro" and kind.source == "tflite":
+        require_micro(data, model.graph)
     told = {k: tuple(found[k]) for k in ("float_ops", "layers", "saturated")}
     return Quantised(form, data, time.perf_counter() - begun, **told)
 

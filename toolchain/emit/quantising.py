@@ -5,7 +5,7 @@ axes, by input) and asked.json {"form", "threads"}; quantised.tflite or .onnx an
 
 Activations get the range with the least squared error on the calibration samples, inputs and outputs all of what they
 take there: a clipped logit could tie. Weights are symmetric, with a scale for each channel, and rounded as `rounding`
-says. Accumulators and biases are 32-bit.
+says where there are samples. Accumulators and biases are 32-bit.
 """
 
 from __future__ import annotations
@@ -94,20 +94,27 @@ def least_error(low: float, high: float, values: Floats) -> tuple[float, float]:
     return best * low, best * high
 
 
-def integers(path: Path, form: str, limits: Mapping[str, tuple[float, float]]) -> Any:
+def integers(path: Path, source: Any, form: str, limits: Mapping[str, tuple[float, float]]) -> Any:
     """What ai-edge-quantizer makes of the float file, taken apart."""
     from ai_edge_quantizer import quantizer, recipe
 
     recipes = {"tflite-int8": recipe.static_wi8_ai8, "tflite-int8-weights": recipe.dynamic_wi8_afp32}
-    known: Any = {n: {"min": np.array([[a]]), "max": np.array([[max(b, a + 1e-6)]])} for n, (a, b) in limits.items()}
+    unit = {name_of(t): [1] * len(t.shape) for t in source.subgraphs[0].tensors}  # it wants each tensor's rank
+    known: Any = {
+        n: {"min": np.full(unit[n], a), "max": np.full(unit[n], max(b, a + 1e-6))} for n, (a, b) in limits.items()
+    }
     made = quantizer.Quantizer(path.read_bytes(), recipes[form]())
-    return opened(bytes(made.quantize(known or None, enable_progress_report=False).quantized_model or b""))
+    return opened(
+        bytes(
+            made.quantize(known or None, enable_progress_bar=False, enable_progress_report=False).quantized_model or b""
+        )
+    )
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
 def round_weights(path: Path, source: Any, file: Any, feeds: Arrays, threads: int) -> None:
     """Round the weights of every layer anew, for the inputs it has on the calibration samples, and correct its bias."""
-    layers = [o for o in ops(file) if code_of(file, o) in ROUNDED and is_integer(file, o)]
+    layers = [o for o in ops(file) if code_of(file, o) in ROUNDED and has_integers(file, o)]
     originals = {name_of(t): t for t in source.subgraphs[0].tensors}
     samples = len(next(iter(feeds.values())))
     while layers:
@@ -125,11 +132,11 @@ def round_weights(path: Path, source: Any, file: Any, feeds: Arrays, threads: in
             round_layer(source, originals, file, o, np.concatenate(seen.pop(id(o))))
 
 
-def is_integer(file: Any, operator: Any) -> bool:
-    """Whether a layer has int8 inputs and weights in the file, and an int32 bias."""
+def has_integers(file: Any, operator: Any) -> bool:
+    """Whether a layer has int8 weights in the file, and a bias of its own."""
     types = [types_of(file)[file.subgraphs[0].tensors[i].type] for i in operator.inputs if i >= 0]
     held = [constant(file, file.subgraphs[0].tensors[i]) is not None for i in operator.inputs if i >= 0]
-    return types == ["INT8", "INT8", "INT32"] and held == [False, True, True]
+    return types[1:2] == ["INT8"] and held == [False, True, True]
 
 
 def float_name(file: Any, tensor: int) -> str:
@@ -179,10 +186,12 @@ def round_layer(source: Any, originals: Mapping[str, Any], file: Any, operator: 
         if flat.shape[1] <= WIDEST:
             rounded[outputs] = nearest_plane(flat[outputs].astype(np.float32), covariance)
         moved[outputs] = (rounded[outputs] - flat[outputs]) @ mean
-    bias = bias - np.rint(moved / scales(x)[0])
+    is_float = bias.dtype == np.float32
+    bias = bias - (moved * step if is_float else np.rint(moved / scales(x)[0]))
+    bias = bias if is_float else np.clip(bias, -(2**31), 2**31 - 1)
     back = np.moveaxis(rounded.reshape(np.moveaxis(exact, axis, 0).shape), 0, axis)
     file.buffers[w.buffer] = Buffer(np.ascontiguousarray(back))
-    file.buffers[b.buffer] = Buffer(np.clip(bias, -(2**31), 2**31 - 1).astype(np.int32))
+    file.buffers[b.buffer] = Buffer(bias.astype(np.float32 if is_float else np.int32))
 
 
 # ---- what came of it -----------------------------------------------------------------------------------------------
@@ -230,11 +239,10 @@ def lite(folder: Path, form: str, feeds: Arrays, held_out: Arrays, threads: int)
     source = opened(before.read_bytes())
     if form == "tflite-float16":
         halved(file := source)
-    elif form == "tflite-int8-weights":
-        file = integers(before, form, {})
     else:
-        file = integers(before, form, ranges(before, source, feeds, threads))
-        round_weights(before, source, file, feeds, threads)
+        file = integers(before, source, form, ranges(before, source, feeds, threads) if form == "tflite-int8" else {})
+        if feeds:
+            round_weights(before, source, file, feeds, threads)
     with after.open("wb") as written:
         written.writelines(closed(file))
     layers, saturated = compared(before, after, held_out, threads)

@@ -133,7 +133,7 @@ def finished(command: Sequence[str], who: str, path: Path, timeout: float) -> st
         what = f"{who} crashed (signal {-done.returncode}, {name}) loading {path.name}"
         raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         said = next((line for line in lines if not line.startswith(("Traceback", " ", "INFO", "WARNING"))), lines[-1])
         raise RunnerFailed(f"{who} refuses the file: {said}", str(path))
     return done.stderr

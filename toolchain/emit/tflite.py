@@ -44,6 +44,11 @@ OPTIONS = {  # name of an op's options where it is not the op's own in the other
     "CONV_3D": "Conv3DOptions",
     "CONV_3D_TRANSPOSE": "Conv3DOptions",
 }
+RANKED = {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4}  # versions from five axes on
+TYPED = {  # versions from an input's type on
+    **{("ABS", np.int32): 5, ("SIGN", np.int32): 2},
+    **dict.fromkeys((("GATHER", np.bool_), ("TRANSPOSE", np.bool_), ("STRIDED_SLICE", np.bool_)), 3),
+}
 IN_PLACE = {"ADD", "SUB", "MUL", "DIV", "SOFTMAX"}  # ops whose result LiteRT may put where their input was
 ENUMS = {"padding": "Padding", "mode": "MirrorPadMode", ACTIVATION: "ActivationFunctionType"}
 
@@ -184,7 +189,7 @@ def cost(writer: Writer) -> tuple[int, int]:
 
 
 def version(operation: Operation) -> int:
-    """The first version of a float32 op that can do this (TensorFlow's op_version.cc)."""
+    """The first version of an op of a float file that can do this (TensorFlow's op_version.cc)."""
     x, options = operation.inputs[0], operation.options
     rank, code = max(len(t.shape) for t in operation.inputs), operation.code
     broadcasts = len(operation.inputs) > 1 and x.shape != operation.inputs[1].shape
@@ -204,9 +209,9 @@ def version(operation: Operation) -> int:
         return {5: 4, 6: 6}.get(rank, 8)
     if code in ("MAXIMUM", "MINIMUM", "SUB", "DIV") and broadcasts and rank > 4:
         return 2 if code == "DIV" else 3
-    if rank > 4:
-        return {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4}.get(code, 1)
-    return 1
+    if rank > 4 and code in RANKED:
+        return RANKED[code]
+    return TYPED.get((code, x.dtype), 1)
 
 
 # ---- flatbuffer ----------------------------------------------------------------------------------------------------

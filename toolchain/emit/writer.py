@@ -18,9 +18,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
+from toolchain.emit.kernels import JOINED
 from toolchain.emit.layout import Dims, Layout, channels_last, image, plain, reshaped
 from toolchain.errors import Unsupported
-from toolchain.ops.pooling import Window, borders, planar
+from toolchain.ops.pooling import Window, borders, is_disputed, planar
+from toolchain.ops.shape import reshape_runs
 from toolchain.ops.table import constant, dims, find, where
 
 ACTIVATION = "fusedActivationFunction"
@@ -45,7 +47,7 @@ FUSES = {
 KEEPS_SIGN = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "GATHER"}
 RANKS = {  # axes along which kernels broadcast, 4 where not named
     **dict.fromkeys(("ADD", "MUL"), 6),
-    **dict.fromkeys(("SUB", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2"), 5),
+    **dict.fromkeys(("SUB", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2", "BATCH_MATMUL"), 5),
 }
 MOST_SLICED = 5  # axes that LiteRT's SLICE and STRIDED_SLICE take
 FILE_TYPES = {
@@ -302,6 +304,8 @@ class Writer:
         """Views of one layout, but for the order along the axis at which they are joined."""
         if len(parts) == 1:
             return parts[0]
+        if self.is_micro and len(parts) > JOINED:
+            return self.concatenated([self.concatenated(parts[:JOINED], axis), *parts[JOINED:]], axis)
         order: list[int] = []
         for part in parts:
             own = part.layout.orders.get(axis, range(part.dims[axis]))
@@ -357,6 +361,10 @@ class Writer:
 
     def tiled(self, view: View, repeats: list[int]) -> View:
         """The value side by side with itself, so often along each ONNX axis."""
+        if self.is_micro:  # it has no TILE
+            for axis, times in enumerate(repeats):
+                view = self.concatenated([view] * times, axis)
+            return view
         layout = view.layout
         for axis, order in view.layout.orders.items():
             size = len(order)
@@ -467,10 +475,16 @@ class Writer:
 
         signs  dimensions before and after with the batch as -1, which is then kept apart
         """
-        layout = reshaped(view.layout, *(signs or (view.dims, size)))
-        if layout is None:
-            view, layout = self.relaid(view, plain(len(view.dims))), plain(len(size))
-        return view if size == view.dims else self.reshaped(view, size, layout)
+        if size == view.dims:
+            return view
+        for before, after in ((signs or (view.dims, size)), (view.dims, size)):
+            layout = reshaped(view.layout, before, after)
+            if layout is not None:
+                return self.reshaped(view, size, layout)
+        view = self.relaid(view, in_runs(view, size))
+        layout = reshaped(view.layout, view.dims, size)
+        assert layout is not None
+        return self.reshaped(view, size, layout)
 
     def without(self, view: View, axis: int) -> View:
         """A value without one of its ONNX axes, which is of size 1."""
@@ -499,13 +513,17 @@ class Writer:
         rank, (stack, rows), columns = len(a.dims), (a.dims[:-2], a.dims[-2]), b.dims[-1]
         if b.tensor.array is not None and math.prod(b.dims[:-2]) == 1:
             return self.fully_connected(a, natural(b).reshape(b.dims[-2:]).T, None, b.tensor.stem)
-        if rank > 4 and stack == b.dims[:-2]:
-            pile = math.prod(stack)
-            a, b = (self.shaped(self.matrices(v)[0], (pile, *v.dims[-2:])) for v in (a, b))
-            return self.shaped(self.product(a, b), (*stack, rows, columns))
+        both = tuple(int(d) for d in np.broadcast_shapes(stack, b.dims[:-2]))
+        piles = runs_alike([stack, b.dims[:-2]])
+        if rank > 4 and len(piles[0]) < rank - 2:
+            a, b = (self.shaped(self.matrices(v)[0], (*p, *v.dims[-2:])) for v, p in zip((a, b), piles, strict=True))
+            return self.shaped(self.product(a, b), (*both, rows, columns))
+        if rank > RANKS["BATCH_MATMUL"]:
+            raise Unsupported(
+                f"a product broadcasts along {rank - 2} axes in turn", f"value '{self.stem}'", "Repeat one"
+            )
         (a, is_left), (b, is_right) = self.matrices(a, turns=False), self.matrices(b)
-        both = np.broadcast_shapes(a.dims[:-2], b.dims[:-2])
-        size = (*(int(d) for d in both), rows, columns)
+        size = (*both, rows, columns)
         return self.op("BATCH_MATMUL", a, b, dims=size, layout=plain(rank), adjX=is_left, adjY=is_right)
 
     def with_last(self, view: View, axis: int) -> View:
@@ -544,6 +562,8 @@ class Writer:
         """
         if min(v.pads) < 0:
             self.refuse(node, f"has negative pads {v.pads}", "Crop with a Slice before it")
+        if is_disputed(node):
+            self.refuse(node, "has an auto_pad that runtimes read differently, as a cut", "Write its pads out")
         around, is_same = borders(v, x.dims[2:], sizes), filler is not None
         for size, out, stride, (begin, end) in zip(x.dims[2:], sizes, v.strides, around, strict=True):
             is_same &= out == -(-size // stride) and end - begin in (0, 1)
@@ -603,9 +623,9 @@ class Writer:
         if made is not None and made.code in CHANNEL_AXIS and ACTIVATION not in made.options and fits:
             absorb(made, factor, term)
             return view
-        if factor is not None:
-            view = self.op("MUL", view, factor)
-        return view if term is None else self.op("ADD", view, term)
+        if scale is not None:
+            view = self.elementwise("MUL", view, scale)
+        return view if shift is None else self.elementwise("ADD", view, shift)
 
     def uncut(self, tensor: Tensor) -> Operation | None:
         """What makes a value, before its border was cut off: a factor for each channel may go there."""
@@ -623,6 +643,15 @@ class Writer:
             return True
         known = (self.is_nonnegative(replace(view, tensor=t)) for t in made.inputs if t.array is None)
         return made.code in KEEPS_SIGN and all(known)
+
+
+def in_runs(view: View, size: Dims) -> Layout:
+    """ONNX's layout, but for the axes that a reshape joins or splits with the file's last: these stay last."""
+    runs = [[a for a, _ in left] for left, _ in reshape_runs(view.dims, size)]
+    last = view.layout.moved(view.dims)[-1:]
+    runs.sort(key=lambda run: run[-1:] == last)
+    units = [a for a, d in enumerate(view.dims) if d == 1]
+    return Layout((*units, *(a for run in runs for a in run)))
 
 
 def natural(view: View) -> NDArray[Any]:

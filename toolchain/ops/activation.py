@@ -104,8 +104,15 @@ def swish_slope(g: Tape, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 def gelu_lite(w: Any, n: ir.Node) -> None:
-    """The file knows both."""
-    w.unary(n, "GELU", approximate=attribute(n, "approximate", "none") == "tanh")
+    """The file knows both; TFLite Micro neither, and gets x/2·(1 + erf(x/√2)), or that with a tanh."""
+    is_rough = attribute(n, "approximate", "none") == "tanh"
+    if not w.is_micro:
+        return w.unary(n, "GELU", approximate=is_rough)
+    x = w.input(n.inputs[0])
+    cubic = polynomial(w, w.op("MUL", x, x), [0.044715 * math.sqrt(2 / math.pi), math.sqrt(2 / math.pi)])
+    gate = w.op("TANH", w.op("MUL", x, cubic)) if is_rough else erf(w, w.op("MUL", x, np.float32(math.sqrt(0.5))))
+    half = w.op("MUL", x, np.float32(0.5))
+    w.give(n.outputs[0], w.op("MUL", half, w.op("ADD", gate, np.float32(1))))
 
 
 def elu_lite(w: Any, n: ir.Node) -> None:
@@ -183,12 +190,12 @@ ERF_BELOW = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03
 ERF_BELOW += (-7.37332916720468e-03, -1.42647390514189e-02)
 
 
-def erf_lite(w: Any, n: ir.Node) -> None:
+def erf(w: Any, x: Any) -> Any:
     """A quotient of polynomials: the file has no erf outside of GELU."""
-    x = w.op("MINIMUM", w.op("MAXIMUM", w.input(n.inputs[0]), np.float32(-4)), np.float32(4))
+    x = w.op("MINIMUM", w.op("MAXIMUM", x, np.float32(-4)), np.float32(4))
     squared = w.op("MUL", x, x)
     above = w.op("MUL", x, polynomial(w, squared, ERF_ABOVE))
-    w.give(n.outputs[0], w.op("DIV", above, polynomial(w, squared, ERF_BELOW)))
+    return w.op("DIV", above, polynomial(w, squared, ERF_BELOW))
 
 
 def hardsigmoid_lite(w: Any, n: ir.Node) -> None:
@@ -324,7 +331,7 @@ function("Log", lambda g, n, x, y: g.op("Reciprocal", x), lite=lambda w, n: w.un
 function(
     "Erf",
     lambda g, n, x, y: g.op("Mul", g.f32(2 / math.sqrt(math.pi)), g.op("Exp", g.op("Neg", square(g, x)))),
-    lite=erf_lite,
+    lite=lambda w, n: w.give(n.outputs[0], erf(w, w.input(n.inputs[0]))),
 )
 function("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
 function("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))

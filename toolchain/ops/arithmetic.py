@@ -246,10 +246,13 @@ def prelu_ray(n: ir.Node, rays: list[Ray | None]) -> Ray:
 def prelu_lite(w: Any, n: ir.Node) -> None:
     """Constant slopes of one sample, else max(x, 0) + slope·min(x, 0)."""
     x, slope = w.input(n.inputs[0]), constant(n.inputs[1])
+    if slope is not None and np.broadcast_shapes(slope.shape, x.dims) != x.dims:
+        w.refuse(n, "has more slopes than values, which ONNX does not define", "Expand its input")
     if slope is not None:
-        slopes = w.beside(slope, x)
-        if slopes.shape[0] == 1 and x.layout.axes[0] == 0:
-            return w.give(n.outputs[0], w.op("PRELU", x, slopes[0]))
+        slopes, channels = w.beside(slope, x), x.tensor.shape[-1]
+        if slopes.shape[0] == 1 and x.layout.axes[0] == 0:  # one for each channel: runtimes of 2023 read on otherwise
+            slopes = np.broadcast_to(slopes[0], (*slopes.shape[1:-1], channels))
+            return w.give(n.outputs[0], w.op("PRELU", x, slopes))
     x, slopes = w.sides(n)
     below = w.elementwise("MUL", w.op("MINIMUM", x, np.float32(0)), slopes)
     w.give(n.outputs[0], w.elementwise("ADD", w.op("RELU", x), below))

@@ -262,26 +262,36 @@ def gemm_macs(n: ir.Node, shape: Shape) -> int:
     return abs(math.prod(shape(n.outputs[0]))) * abs(shape(n.inputs[0])[1 - attribute(n, "transA", 0)])
 
 
+def stay_apart(w: Any, n: ir.Node, summed: int) -> None:
+    """Refuse a product that mixes samples: along the batch, or of two batches; summed is the size that goes."""
+    if summed < 0 or sum(d < 0 for d in dims(n.outputs[0])) > 1:
+        w.refuse(n, "multiplies samples with each other", "Multiply within one sample")
+
+
 def gemm_lite(w: Any, n: ir.Node) -> None:
     """α and β go into constant weights and a bias of one row, else MUL and ADD say them."""
     x, weights, c = w.input(n.inputs[0]), constant(n.inputs[1]), argument(n, 2)
-    alpha, beta, row = attribute(n, "alpha", 1.0), attribute(n, "beta", 1.0), constant(c)
+    alpha, beta, term = attribute(n, "alpha", 1.0), attribute(n, "beta", 1.0), constant(c)
     x = w.transposed(x, [1, 0]) if attribute(n, "transA", 0) else x
-    is_row = row is not None and (row.ndim < 2 or row.shape[0] == 1)
+    stay_apart(w, n, dims(n.inputs[0])[0 if attribute(n, "transA", 0) else 1])
+    if term is not None and beta != 1.0:
+        term = term * np.float64(beta)
     if weights is None:
         right = w.input(n.inputs[1])
         y = w.product(x, w.transposed(right, [1, 0]) if attribute(n, "transB", 0) else right)
         y = y if alpha == 1.0 else w.op("MUL", y, np.float32(alpha))
     else:
         weights = weights if attribute(n, "transB", 0) else weights.T
-        weights = weights if alpha == 1.0 else weights * np.float64(alpha)
-        bias = None
-        if row is not None and is_row:
-            bias = np.broadcast_to(row if beta == 1.0 else row * np.float64(beta), (1, len(weights)))[0]
-        y = w.fully_connected(x, weights, bias, operand(n, 1).name)
-    if c is not None and not (is_row and weights is not None):
-        term = w.broadcast(c, y.layout, 2)
-        y = w.elementwise("ADD", y, term if beta == 1.0 else w.op("MUL", term, np.float32(beta)))
+        is_row = term is not None and (term.ndim < 2 or len(term) == 1)
+        bias = np.broadcast_to(term, (1, len(weights)))[0] if term is not None and is_row else None
+        scaled = weights if alpha == 1.0 else weights * np.float64(alpha)
+        y = w.fully_connected(x, scaled, bias, operand(n, 1).name)
+        c = None if is_row else c
+    if term is not None and c is not None:
+        y = w.elementwise("ADD", y, term)
+    elif c is not None:
+        computed = w.broadcast(c, y.layout, 2)
+        y = w.elementwise("ADD", y, computed if beta == 1.0 else w.op("MUL", computed, np.float32(beta)))
     w.give(n.outputs[0], y)
 
 
@@ -364,6 +374,7 @@ def matmul_macs(n: ir.Node, shape: Shape) -> int:
 
 def matmul_lite(w: Any, n: ir.Node) -> None:
     """A vector is a matrix for the while."""
+    stay_apart(w, n, dims(n.inputs[0])[-1])
     a, b = w.input(n.inputs[0]), w.input(n.inputs[1])
     b = b if len(b.dims) > 1 else w.shaped(b, (*b.dims, 1))
     rank = max(len(a.dims), len(b.dims))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.ops.contraction import stay_apart
 from toolchain.ops.table import Ray, Shape, attribute, dims, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
@@ -116,6 +117,7 @@ def einsum_lite(w: Any, n: ir.Node) -> None:
     )
     if not alike:
         return w.refuse(n, "spreads an axis of size 1", "Expand it before")
+    stay_apart(w, n, min((d for c, d in sizes.items() if c not in kept), default=1))
     y, term = w.input(n.inputs[0]), terms[0]
     for i in range(1, len(terms)):
         wanted = kept + "".join(terms[i + 1 :])

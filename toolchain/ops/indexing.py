@@ -450,6 +450,8 @@ def trilu_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
 
 def trilu_lite(w: Any, n: ir.Node) -> None:
     """A choice of constants: what is left out may be infinite."""
+    if min(dims(operand(n, 0))[-2:]) < 0:
+        return w.refuse(n, "counts samples as rows or columns", "Leave the samples together")
     x, start = w.input(n.inputs[0]), w.parameter(n, 1)
     side = np.triu if attribute(n, "upper", 1) else np.tril
     kept = side(np.ones(x.dims[-2:], np.bool_), 0 if start is None else int(np.ravel(start)[0]))

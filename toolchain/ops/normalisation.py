@@ -106,9 +106,16 @@ def total(g: Tape, n: ir.Node, cotangent: ir.Value) -> ir.Value:
     return g.op("ReduceSum", cotangent, g.i64([along(n) - len(dims(n.outputs[0]))]))
 
 
+BRANCHES = 8  # positions of a softmax that chooses between branches, as selective kernels and split attention have it
+
+
 def softmax_lite(w: Any, n: ir.Node) -> None:
-    """Over the file's last axis."""
-    w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(w.input(n.inputs[0]), along(n)), beta=1.0))
+    """Over the file's last axis; a few branches elsewhere stay where they lie: e^(x − max) over its sum."""
+    x, axis = w.input(n.inputs[0]), along(n)
+    if not 1 < x.dims[axis] <= BRANCHES or x.layout.moved(x.dims)[-1] == axis:
+        return w.give(n.outputs[0], w.op("SOFTMAX", w.with_last(x, axis), beta=1.0))
+    shares = w.op("EXP", w.elementwise("SUB", x, w.over("REDUCE_MAX", x, {axis})))
+    w.give(n.outputs[0], w.elementwise("DIV", shares, w.over("SUM", shares, {axis})))
 
 
 op(
@@ -172,8 +179,8 @@ def normalised_view(w: Any, x: Any, axes: set[int], epsilon: float) -> Any:
 def scaled_view(w: Any, x: Any, scale: Any, shift: Any = None) -> Any:
     """scale·x + shift by constants that broadcast to x; what changes nothing is left out."""
     if (scale != 1).any():
-        x = w.op("MUL", x, w.beside(scale, x))
-    return x if shift is None or not shift.any() else w.op("ADD", x, w.beside(shift, x))
+        x = w.elementwise("MUL", x, scale)
+    return x if shift is None or not shift.any() else w.elementwise("ADD", x, shift)
 
 
 def layernorm_axes(n: ir.Node) -> set[int]:

@@ -50,6 +50,12 @@ def window(n: ir.Node) -> Window:
     return Window(kernel, strides, dilations, pads)
 
 
+def is_disputed(n: ir.Node) -> bool:
+    """Whether auto_pad would cut two places off or more: onnxruntime 1.31 does so, TensorFlow and others do not."""
+    is_same = attribute(n, "auto_pad", "NOTSET").startswith("SAME") and n.op_type != "ConvTranspose"
+    return is_same and max(skipped(operand(n, 0), n.outputs[0], window(n))) > 1
+
+
 def facing(v: Window, *axes: int) -> Window:
     """The window along some of its axes, as that of an image: one axis is its height."""
     fill, rank = [1] * (2 - len(axes)), len(v.kernel)

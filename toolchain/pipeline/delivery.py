@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from targets.measure import Measurement, RunnerError, measure_side_by_side
-from toolchain import __version__, emit
+from toolchain import emit
 from toolchain.compress.budget import Term, parse_budget
 from toolchain.compress.plan import Plan
 from toolchain.emit import EmissionCheck
 from toolchain.errors import RunnerFailed
-from toolchain.model import Model, load, save
+from toolchain.model import Model, load, said_in, save
 from toolchain.pipeline.job import Job
 from toolchain.pipeline.schedule import Judge, Walk
+from toolchain.pipeline.telling import metadata
 from toolchain.verify import Proof, compare, probes
 
 CHECK_SAMPLES = 64
@@ -28,14 +29,13 @@ def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionC
     rows = []
     if "onnx" in job.formats:
         path = results["onnx"]
-        save(final, path, force=True)
+        save(final if job.opset is None else said_in(final, job.opset), path, force=True)
         same = compare(final, load(path), samples, "graph in memory", threads=job.threads)
         size = path.stat().st_size
         rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))
     if "tflite" in job.formats:
         path = results["tflite"]
-        told = {"tool": f"jettison {__version__}", "source_sha256": final.sha256}
-        emit.to_tflite(final, told, profile=job.profile).write(path)
+        emit.to_tflite(final, metadata(final, job.sets), profile=job.profile).write(path)
         rows.append(dataclasses.replace(emit.check(final, path, samples), path=path.name))
     return rows
 

@@ -47,6 +47,7 @@ class Job:
     teacher: bool = False
     formats: tuple[str, ...] = FLOATS
     max_drop: float | None = None  # points of accuracy that a quantised file may lose
+    opset: int | None = None  # of the ONNX file; None for its own
     profile: str = "lite"  # micro: TFLite files with no other kernels than TFLite Micro's
     runs: int = 100
     warmup: int = 10

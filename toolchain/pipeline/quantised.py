@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from toolchain import __version__
 from toolchain.data import Samples
 from toolchain.emit.quantise import QUANTISED, Quantised, check_installed, outputs, quantise
 from toolchain.emit.run import onnx_outputs
@@ -21,6 +20,7 @@ from toolchain.errors import UsageError
 from toolchain.files import write_atomic
 from toolchain.model import Model
 from toolchain.pipeline.job import Job
+from toolchain.pipeline.telling import metadata
 from toolchain.verify import probes
 
 CALIBRATION = 512  # samples at most, balanced over classes
@@ -68,19 +68,12 @@ def quantised(asked: Asked, model: Model) -> list[Json]:
     calibration = None if asked.calibration is None else asked.calibration.balanced(CALIBRATION, asked.seed)
     sets = asked.sets or (Samples("seeded noise", probes(model), None),)
     reference = [onnx_outputs(model, s.inputs, asked.threads) for s in sets]
-    metadata = {"tool": f"jettison {__version__}", "source_sha256": model.sha256}
+    told = metadata(model, (*asked.sets, *filter(None, [asked.calibration])))
     rows = []
     for form, path in asked.files.items():
-        used = calibration if QUANTISED[form].is_calibrated else None
-        made = quantise(
-            model,
-            form,
-            None if used is None else used.inputs,
-            sets[0].inputs,
-            metadata,
-            asked.threads,
-            profile=asked.profile,
-        )
+        used = calibration if form != "tflite-float16" else None
+        inputs = None if used is None else used.inputs
+        made = quantise(model, form, inputs, sets[0].inputs, told, asked.threads, profile=asked.profile)
         judged = judgements(made, sets, reference, asked.threads)
         row = row_of(path, made, used, judged, asked.max_drop)
         if row["passed"]:

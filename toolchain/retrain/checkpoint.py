@@ -16,7 +16,8 @@ from torch import Tensor
 from toolchain.data import Samples, sha256_of
 from toolchain.errors import BadInput, UsageError
 from toolchain.files import check_new, write_atomic
-from toolchain.model import Model, pieces
+from toolchain.model import Model
+from toolchain.onnx_file import pieces
 from toolchain.retrain.network import Network
 from toolchain.retrain.recipe import Epoch, History, Recipe
 
