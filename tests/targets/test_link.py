@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -189,7 +190,11 @@ with linked({board.address!r}, wait_s=60, limit_s=600) as link:
         while not list(folder.glob("*.pid")):
             time.sleep(0.05)
         ours = children(process.pid)
+        words = b"\0".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in ours).decode().split("\0")
         process.kill()
+    for word in words:  # the one thing that outlives a SIGKILL here: the folder of the socket
+        if word.startswith("ControlPath="):
+            shutil.rmtree(Path(word.removeprefix("ControlPath=")).parent, ignore_errors=True)
     assert board.soon_clean(), board.left()
     for pid in ours:  # ssh's clients notice as well
         for _ in range(200):
