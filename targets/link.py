@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from targets.address import Address, AddressError
 from targets.measure import RunnerError
+
+__all__ = ["Address", "AddressError", "Link", "last", "linked", "run"]
 
 OPTIONS = (
     "BatchMode=yes",
@@ -62,76 +65,6 @@ SESSION = """
 exec 3<&0; cd FOLDER || exit 73; f=$$.pid; echo $$ $$ >$f
 COMMAND <&3 3<&- & p=$! ; exec 3<&-; echo $$ $p >$f; wait $p; s=$?; rm -f $f; exit $s
 """
-
-
-class AddressError(ValueError):
-    """An address that cannot be used, or should not: the message is one line with a way out."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where sshd listens; what is None is left to the user's ssh configuration.
-
-    options  OpenSSH options beyond it, such as "IdentityFile=/keys/obc"; they win over ours
-    python   the interpreter there
-    """
-
-    host: str
-    port: int | None = None
-    user: str | None = None
-    options: tuple[str, ...] = ()
-    python: str = "python3"
-
-    @property
-    def words(self) -> list[str]:
-        """What names it on ssh's command line, last."""
-        port = ["-p", str(self.port)] if self.port is not None else []
-        user = ["-l", self.user] if self.user is not None else []
-        return [*port, *user, "--", self.host]  # without `--`, a host -oProxyCommand=… would be run
-
-    @property
-    def login(self) -> str:
-        """What a person types to log in."""
-        port = f"-p {self.port} " if self.port is not None else ""
-        return f"ssh {port}{self.user + '@' if self.user is not None else ''}{self.host}"
-
-
-# What a part of an address may look like; a user's ssh configuration may hand each of them to a shell (%h, %r, %p).
-PARTS = {
-    "a user name": r"[A-Za-z0-9_][A-Za-z0-9._-]*",
-    "a host name": r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?\]",
-    "a port (1 to 65535)": r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]",
-    "a path of python": r"/[A-Za-z0-9._+/-]*[A-Za-z0-9]",
-}
-
-
-def address_of(url: str) -> Address:
-    """The address in ssh://[user@]host[:port][/path/to/python]. Raises AddressError."""
-    form = "Write ssh://[user@]host[:port][/path/to/python]"
-    scheme, _, rest = url.partition("://")
-    if scheme != "ssh":
-        raise AddressError(f"{url!r} is not an address of a board. {form}")
-    authority, slash, path = rest.partition("/")
-    user, at, place = authority.rpartition("@")
-    if ":" in user:
-        raise AddressError("a password has no place in an address. Set up a key with ssh-copy-id, then leave it out")
-    host, colon, port = (place, "", "") if place.endswith("]") else place.rpartition(":")
-    host, port = (host, port) if colon else (place, "")
-    given = {
-        "a user name": user if at else None,
-        "a host name": host,
-        "a port (1 to 65535)": port if colon else None,
-        "a path of python": slash + path if path else None,
-    }
-    for spoken, text in given.items():
-        if text is not None and not re.fullmatch(PARTS[spoken], text, re.ASCII):
-            raise AddressError(f"{text!r} is not {spoken}. {form}")
-    return Address(
-        host.strip("[]"),
-        int(port) if colon else None,
-        user if at else None,
-        python=slash + path if path else "python3",
-    )
 
 
 # What OpenSSH says, what that means, and the way out; the first that fits. {login} is `Address.login`.
@@ -299,16 +232,18 @@ def run(link: Link, words: list[str], *, doing: str, timeout_s: float, feed: IO[
     except subprocess.TimeoutExpired as error:
         raise RunnerError(f"{host}: {doing} did not finish within {timeout_s:g} s") from error
     stderr = done.stderr.decode(errors="replace")
-    if done.returncode == 255 and is_broken(link, stderr):  # what the command said may stand in stderr as well
-        raise failure(link.address, read(link.log) + stderr, f"the connection broke during {doing}")
+    if done.returncode == 255:  # ssh's own, or the command's
+        if is_over(link):
+            otherwise = f"the connection broke during {doing} (the board clears {link.folder} by itself)"
+            raise failure(link.address, read(link.log), otherwise)
+        if re.search(FAILURES[-1][0], stderr):
+            raise failure(link.address, stderr, "no session")
     status = 128 - done.returncode if 128 < done.returncode <= 128 + 64 else done.returncode
     return Answer(status, done.stdout, stderr)
 
 
-def is_broken(link: Link, stderr: str) -> bool:
-    """Whether an exit status of 255 is ssh's own, not the command's."""
-    if re.search(FAILURES[-1][0], stderr):
-        return True
+def is_over(link: Link) -> bool:
+    """Whether the connection has ended."""
     try:
         link.master.wait(2.0)  # the session learns of it from the master, whose end this is
     except subprocess.TimeoutExpired:

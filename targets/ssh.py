@@ -15,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from targets.address import Address, AddressError, address_of
 from targets.answers import Reference, allowed, difference, load, reference
-from targets.link import Address, AddressError, Link, address_of, last, linked, run
+from targets.link import Link, last, linked, run
 from targets.measure import (
     AGENT,
     RUNTIMES,
@@ -71,7 +72,10 @@ def measure_over_ssh(
     Raises RunnerError; nothing is left on the board in any case.
     """
     sent = {f"models/{number}/{name}": path for number, (m, _) in enumerate(pairs) for name, path in parts(m).items()}
-    sent |= {"inputs.npz": inputs} if inputs is not None else {}
+    if inputs is not None:
+        if not inputs.is_file():
+            raise RunnerError(f"{inputs}: no such file")
+        sent["inputs.npz"] = inputs
     asked = Asked(warmup, threads, "inputs.npz" if inputs is not None else None, timeout_s, tolerance, ops)
     # An emulated board that counts instructions leaps ahead in time while it waits: no limit of its own is right there.
     limit_s = None if grade == "counted" else 3600 + 2 * rounds * len(pairs) * timeout_s

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from targets.link import Address
+from targets.address import Address
 
 SSHD = Path("/usr/sbin/sshd")
 
@@ -153,7 +153,8 @@ def loopback(*settings: str) -> Iterator[Loopback]:
         (home / "sshd_config").write_text("\n".join(lines) + "\n")
         command = [str(SSHD), "-D", "-e", "-f", str(home / "sshd_config")]
         with (home / "log").open("wb") as log:
-            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, cwd="/", **identity(user.pw_name))
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            server = subprocess.Popen(command, cwd="/", **streams, **identity(user.pw_name))
         options = (
             "IdentitiesOnly=yes",
             f"IdentityFile={home / 'key'}",

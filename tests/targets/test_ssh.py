@@ -23,7 +23,7 @@ from boards import Loopback, loopback
 from test_agent import add_model, dense_model
 from test_measure import DYING, RUNNING, relu_tflite
 
-from targets.link import Address
+from targets.address import Address
 from targets.measure import Measurement, RunnerError, measure
 from targets.ssh import measure_over_ssh
 
@@ -111,8 +111,10 @@ def test_any_file_name_works(name: str, board: Loopback, tmp_path: Path) -> None
     assert found.model == str(tmp_path / name)
 
 
-def test_a_missing_model_is_told_before_anybody_is_asked(tmp_path: Path) -> None:
-    assert told(Address("nowhere.invalid"), (tmp_path / "no.onnx", "ort")) == f"{tmp_path}/no.onnx: no such file"
+def test_a_missing_file_is_told_before_anybody_is_asked(tmp_path: Path) -> None:
+    nowhere, model, missing = Address("nowhere.invalid"), add_model(tmp_path / "m.onnx"), tmp_path / "no.onnx"
+    assert told(nowhere, (missing, "ort")) == f"{missing}: no such file"
+    assert told(nowhere, (model, "ort"), inputs=missing) == f"{missing}: no such file"
 
 
 # ---- the Python there -----------------------------------------------------------------------------------------------
