@@ -7,7 +7,8 @@ Memory is resident memory of this process: the baseline has Python, numpy, the r
 but no model; the peak is the kernel's high-water mark from there on, touched pages of a memory-mapped model included.
 Times are integer nanoseconds, sizes bytes (good to some 100 KiB, as the kernel counts); what cannot be read is null.
 
-On failure the line is {"error": KIND, "detail": TEXT} with exit status 1; KIND is missing, broken, inputs, load or run.
+On failure the line is {"error": KIND, "detail": TEXT} with exit status 1, KIND being missing, broken, inputs, load, run
+or outputs.
 What a runtime writes to stdout goes to stderr, where lines `agent: PHASE` tell how far a crashed run came.
 """
 
@@ -198,6 +199,13 @@ def taken(wanted: Input, given: dict[str, Any], alone: bool) -> Any:
     if kinds[0] == "i" and (converted != array).any():
         raise AgentError("inputs", f"input '{wanted.name}' has values beyond {wanted.dtype}")
     return converted
+
+
+def save_outputs(numpy: Any, path: str, outputs: list[Any]) -> None:
+    """Write each output as .npy, one behind the other: this needs no memory that would raise the peak."""
+    with open(path, "wb") as file:
+        for array in outputs:
+            numpy.save(file, array, allow_pickle=False)
 
 
 def output_hash(outputs: list[Any]) -> str:
@@ -412,6 +420,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     infer, _ = took("run", loaded.bind, arrays)
     outputs, first_ns = took("run", infer)
     answer, _ = took("run", output_hash, outputs)
+    if asked.outputs:
+        took("outputs", save_outputs, numpy, asked.outputs, outputs)
     del outputs  # kept, they would raise the peak by their size
     before = slowdown_counts()
     took("run", timed, infer, asked.warmup, 0.0)
@@ -464,6 +474,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=count(0), default=10, help="untimed ones after the first")
     parser.add_argument("--min-seconds", type=float, default=0.0, help="go on for at least this long")
     parser.add_argument("--inputs", help=".npz with an array per input; without it seeded noise")
+    parser.add_argument("--outputs", help="file for the first answer: an .npy for each output, one behind the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pin", action="store_true", help="stay on the highest-numbered core (one thread only)")
     asked = parser.parse_args(words)

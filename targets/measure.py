@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -59,6 +59,11 @@ SIGNAL_HINTS: dict[int, str] = {
 # Variables that decide how many threads a numeric library starts, whatever the agent asks of it.
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 THREAD_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NUMEXPR_")
+
+FIXED = {
+    "PYTHONSAFEPATH": "1",  # the agent's folder must not shadow modules that a runtime imports
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime ≥ 1.29 reports names and hashes of models, and leaves $TMPDIR/.ses
+}
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class Measurement:
     output_hash               SHA-256 of the first answer; None where rounds disagree
     throttled                 whether heat or a CPU quota slowed the processor meanwhile; None unknown
     round_p50_ns              the median of each round; one round unless side by side
+    output_difference         from this computer's answer, relative to its largest value; None: not compared
     """
 
     model: str
@@ -139,6 +145,7 @@ class Measurement:
     host: Host
     round_p50_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
+    output_difference: float | None = None
 
 
 def runtime_for(model: Path) -> str:
@@ -195,26 +202,32 @@ def measure_side_by_side(
     runs  samples of each model altogether, shared out over the rounds (rounded up). Every other round runs backwards,
           so that a steady drift cancels. Everything else as in `measure`, per child.
     """
+
+    def take(index: int, share: int) -> Measurement:
+        model, runtime = models[index]
+        return measure(
+            model,
+            runtime,
+            runs=share,
+            warmup=warmup,
+            threads=threads,
+            inputs=inputs,
+            timeout_s=timeout_s,
+            python=python,
+        )
+
+    return turn_by_turn(len(models), rounds, runs, take)
+
+
+def turn_by_turn(models: int, rounds: int, runs: int, take: Callable[[int, int], Measurement]) -> list[Measurement]:
+    """The pooled rounds of each of so many models; `take` measures the model of an index with its share of the runs."""
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}, at least 1 is needed")
     share = -(-runs // rounds)
-    taken: list[list[Measurement]] = [[] for _ in models]
+    taken: list[list[Measurement]] = [[] for _ in range(models)]
     for number in range(rounds):
-        order = range(len(models)) if number % 2 == 0 else reversed(range(len(models)))
-        for index in order:
-            model, runtime = models[index]
-            taken[index].append(
-                measure(
-                    model,
-                    runtime,
-                    runs=share,
-                    warmup=warmup,
-                    threads=threads,
-                    inputs=inputs,
-                    timeout_s=timeout_s,
-                    python=python,
-                )
-            )
+        for index in range(models) if number % 2 == 0 else reversed(range(models)):
+            taken[index].append(take(index, share))
     return [pooled(rounds_of_one) for rounds_of_one in taken]
 
 
@@ -280,8 +293,7 @@ def agent_words(
 def environment(threads: int, given: Mapping[str, str]) -> dict[str, str]:
     """`given` for a child that measures with `threads` threads: what else sets thread counts or affinity is gone."""
     kept = {name: value for name, value in given.items() if not name.startswith(THREAD_PREFIXES)}
-    # PYTHONSAFEPATH: the agent's folder must not shadow modules that a runtime imports
-    return kept | dict.fromkeys(THREAD_COUNTS, str(threads)) | {"PYTHONSAFEPATH": "1"}
+    return kept | dict.fromkeys(THREAD_COUNTS, str(threads)) | FIXED
 
 
 def child(command: list[str], threads: int, runtime: str, timeout_s: float) -> tuple[int, str, str]:
@@ -346,6 +358,7 @@ def refusal(facts: Runtime, kind: str, detail: str, model: str) -> str:
         "inputs": f"{model}: {detail}",
         "load": f"{facts.spoken} cannot load {model}: {detail}",
         "run": f"{facts.spoken} cannot run {model}: {detail}",
+        "outputs": f"the outputs of {model} cannot be saved: {detail}",
     }
     return lines.get(kind, f"{facts.spoken}: {kind}: {detail}")
 

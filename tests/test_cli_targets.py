@@ -87,7 +87,6 @@ def test_a_wrong_word_is_told_in_one_line(words: tuple[str, ...], told: str) -> 
 
 
 def test_only_an_emulated_board_can_be_set_up() -> None:
-    pytest.importorskip("targets.virtual")
     done = jettison("targets", "setup", "rad750")
     assert done.returncode == 2 and "there is no emulated board 'rad750'" in done.stderr, done.stderr
 

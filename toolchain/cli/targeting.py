@@ -181,9 +181,8 @@ def set_up(context: click.Context, name: str) -> None:
     """Fetch and build what an emulated board or processor needs, without root, once."""
     from time import monotonic
 
-    from targets.virtual import EMULATED, setup  # pyright: ignore[reportMissingImports]
-
     from targets.measure import RunnerError
+    from targets.virtual import EMULATED, setup
     from toolchain.errors import RunnerFailed, nearest
 
     if name not in EMULATED:
@@ -198,10 +197,8 @@ def set_up(context: click.Context, name: str) -> None:
 
 def emulated() -> dict[str, str | None]:
     """Each emulated board or processor, and why it cannot be used; None if it can."""
-    try:
-        from targets.virtual import EMULATED, is_set_up  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        return {}
+    from targets.virtual import EMULATED, is_set_up
+
     return {name: is_set_up(name) for name in EMULATED}
 
 
