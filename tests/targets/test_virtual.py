@@ -176,7 +176,7 @@ def test_the_machine_is_gone_when_the_block_is_left_by_an_error(monkeypatch: pyt
 
 @needs(BOARD)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_the_machine_is_gone_when_its_parent_is_interrupted_or_killed(how: signal.Signals) -> None:
+def test_the_machine_is_gone_when_its_parent_is_interrupted_or_killed(how: signal.Signals, tmp_path: Path) -> None:
     program = (
         "from targets.virtual import virtual_board\nwith virtual_board('qemu-a53'): print('up', flush=True); input()"
     )
@@ -185,7 +185,7 @@ def test_the_machine_is_gone_when_its_parent_is_interrupted_or_killed(how: signa
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(virtual.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(virtual.__file__).parents[1]), "TMPDIR": str(tmp_path)},
     )
     with child:
         assert child.stdout is not None and child.stdout.readline() == b"up\n"
