@@ -78,19 +78,18 @@ def repeat(networks: list[Network]) -> Iterator[dict[str, Any]]:
         }
 
 
-def forms(net: Network, share: int) -> Iterator[tuple[str, str, Path, float]]:
-    """(arithmetic, runtime, file, multiply-accumulates) of what is left at a share; int8 of the whole network only."""
-    path, macs = net.original() if share == 100 else net.cut(f"macs<={share}%", "auto")
-    yield "float32", "ort", path, macs
-    yield "float32", "litert", net.lite(path), macs
-    if share == 100:
+def forms(net: Network, path: Path, is_whole: bool) -> Iterator[tuple[str, str, Path]]:
+    """(arithmetic, runtime, file) of what was cut to `path`; int8 of the whole network only."""
+    yield "float32", "ort", path
+    yield "float32", "litert", net.lite(path)
+    if is_whole:
         model = load(path)
         random = np.random.default_rng(0)
         noise = {name: random.standard_normal((8, *s)).astype(np.float32) for name, s in model.inputs.items()}
         for form, runtime in (("onnx-int8", "ort"), ("tflite-int8", "litert")):
             file = net.folder / QUANTISED[form].file(net.name)
             file.write_bytes(quantise(model, form, noise, noise).data)
-            yield "int8", runtime, file, macs
+            yield "int8", runtime, file
 
 
 def table(networks: list[Network]) -> Iterator[dict[str, Any]]:
@@ -100,11 +99,11 @@ def table(networks: list[Network]) -> Iterator[dict[str, Any]]:
             whole: dict[str, tuple[float, float]] = {}
             for share in SHARES:
                 try:
-                    found = list(forms(net, share))
+                    path, macs = net.original() if share == 100 else net.cut(f"macs<={share}%", "auto")
                 except OutOfReach as error:
                     yield {"network": net.name, "MACs kept %": share, "error": str(error)}
                     continue
-                for arithmetic, runtime, file, macs in found:
+                for arithmetic, runtime, file in forms(net, path, share == 100):
                     row: dict[str, Any] = {
                         "network": net.name, "MACs kept %": share, "arithmetic": arithmetic, "runtime": runtime,
                         "MMAC": round(macs / 1e6, 3),

@@ -3,8 +3,8 @@
     jettison targets setup qemu-a53
     python -m benchmarks.rank_on_board [--samples 20]
 
-The layer is the shipped network's first dense one, the target the loss. Printed are the instructions that its
-integrated gradients take, how far they are from this computer's, and whether both rank the units alike.
+The layers are the shipped network's last dense and last convolution, the target the loss. Printed are the instructions
+that integrated gradients take there, how far they are from this computer's, and whether both rank the units alike.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +35,15 @@ from toolchain.shipped import triangles_squares_path
 from toolchain.synthetic import triangles_squares
 
 BOARD = "qemu-a53"
+KINDS = ("dense", "channel")
 NODES = 16
 PATIENCE_S = 600.0
 
 
-def exported(folder: Path, samples: int) -> tuple[Path, Path]:
+def exported(kind: str, folder: Path, samples: int) -> tuple[Path, Path]:
     """The attribution graph, and its inputs for so many samples: the layer's values, labels, nodes and weights."""
     model = load(triangles_squares_path())
-    cut = next(value for group in analyse(model).groups if group.kind == "dense" for value, _ in group.cuts)
+    *_, cut = (value for group in analyse(model).groups if group.kind == kind for value, _ in group.cuts)
     x, labels = triangles_squares(samples, seed=5)
     (h,) = infer(session(with_outputs(model.ir, [cut])), dict.fromkeys(model.inputs, x))
     alpha, weight = quadrature(NODES)
@@ -73,32 +75,46 @@ def on_board(graph: Path, inputs: Path, address: Address) -> NDArray[np.float32]
 
 
 def units(attributions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean attribution of each unit over targets and samples, by which they are ranked: [units]."""
-    return attributions.mean(axis=(0, 1))
+    """The mean attribution of each unit, the sum of its places', over targets and samples: [units]. It is ranked by."""
+    return attributions.reshape(*attributions.shape[:3], -1).sum(axis=3).mean(axis=(0, 1))
+
+
+def row(kind: str, samples: int, address: Address, folder: Path) -> dict[str, Any]:
+    """One layer, here and there."""
+    graph, inputs = exported(kind, folder, samples)
+    here, there = on_host(graph, inputs), on_board(graph, inputs, address)
+    (counted,) = measure_over_ssh(
+        [(graph, "ort")],
+        address,
+        target=BOARD,
+        runs=2,
+        warmup=1,
+        rounds=1,
+        inputs=inputs,
+        grade="counted",
+        timeout_s=PATIENCE_S,
+    )
+    ranks = [np.argsort(np.argsort(units(found))) for found in (here, there)]
+    return {
+        "layer": kind,
+        "samples": samples,
+        "nodes": NODES,
+        "units": len(ranks[0]),
+        "same rank": int((ranks[0] == ranks[1]).sum()),
+        "difference": float(np.abs(there - here).max() / np.abs(here).max()),
+        "M instructions a sample": round(counted.ns.p50 / 1e6 / samples, 3),
+        "peak MiB": round((counted.peak_rss_bytes or 0) / 2**20, 1),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=20)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, virtual_board(BOARD) as address:
-        graph, inputs = exported(Path(name), asked.samples)
-        here, there = on_host(graph, inputs), on_board(graph, inputs, address)
-        (counted,) = measure_over_ssh(
-            [(graph, "ort")], address, target=BOARD, runs=2, warmup=1, rounds=1, inputs=inputs,
-            grade="counted", timeout_s=PATIENCE_S,
-        )  # fmt: skip
-    ranks = [np.argsort(np.argsort(units(found))) for found in (here, there)]
-    row = {
-        "samples": asked.samples,
-        "nodes": NODES,
-        "units": len(ranks[0]),
-        "same rank": int((ranks[0] == ranks[1]).sum()),
-        "difference": float(np.abs(there - here).max() / np.abs(here).max()),
-        "M instructions a sample": round(counted.ns.p50 / 1e6 / asked.samples, 3),
-        "peak MiB": round((counted.peak_rss_bytes or 0) / 2**20, 1),
-    }
-    print(json.dumps(row, indent=1))
+    with virtual_board(BOARD) as address:
+        for kind in KINDS:
+            with tempfile.TemporaryDirectory() as folder:
+                print(json.dumps(row(kind, asked.samples, address, Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def private_apt(debian: str) -> Iterator[list[str]]:
             "APT::Architecture": debian,
             "APT::Architectures": debian,
             "APT::Sandbox::User": "root",  # else apt run by root complains that its own user cannot write here
+            "APT::Update::Error-Mode": "any",  # else a mirror that does not answer is a warning
             "Acquire::Retries": 3,
             "Dir::State": folder / "state",
             "Dir::State::status": folder / "state/status",

@@ -184,7 +184,7 @@ ip link set lo up
 ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
 echo "board: up"
-/usr/sbin/dropbear -F -E -s -j -k -p 22 -r /etc/dropbear/host_key
+/usr/sbin/dropbear -F -s -j -k -p 22 -r /etc/dropbear/host_key
 echo "board: the SSH server ended"
 poweroff -f
 """

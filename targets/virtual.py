@@ -135,7 +135,7 @@ def virtual_board(name: str, *, memory_mib: int = 2048, timeout_s: float = 120.0
             try:
                 yield address
             except RunnerError as error:
-                dead = "; the virtual board died" if process.poll() is not None else ""
+                dead = f"; the virtual board died (exit {process.returncode})" if process.poll() is not None else ""
                 if not dead and (run / "console").read_bytes() == before:
                     raise
                 raise RunnerError(f"{error}{dead}; {last_line(run / 'console')}") from error

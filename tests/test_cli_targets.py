@@ -78,13 +78,17 @@ def test_a_row_that_cannot_calibrate_is_refused_with_the_reason(
         (("estimate", SHIPPED, "--target", "host"), "jettison bench --target local"),
         (("estimate", SHIPPED, "--target", "rad750", "--kernels", "x"), "there are no kernels 'x'"),
         (("estimate", SHIPPED, "--target", "rad750", "--target", "gr740", "--calibrate", "r"), "calibrates one board"),
-        (("setup", "rad750"), "rad750 is no emulated board"),
         (("estimate", SHIPPED), "--target"),
     ],
 )
 def test_a_wrong_word_is_told_in_one_line(words: tuple[str, ...], told: str) -> None:
     done = jettison("targets", *words)
     assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_only_an_emulated_board_can_be_set_up() -> None:
+    done = jettison("targets", "setup", "rad750")
+    assert done.returncode == 2 and "there is no emulated board 'rad750'" in done.stderr, done.stderr
 
 
 def test_a_descriptor_of_ones_own_is_a_target(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from targets.kernels import KERNELS
 
 ASKED = (
     "host raspberry-pi-4 zynq-ultrascale zynq-7000 snapdragon-801 jetson-orin-nano pic64-hpsc rad750 rad5545 gr740 "
-    "gr712rc samv71 stm32h7 stm32l4r5 qemu-a53"
+    "gr712rc samv71 stm32h7 stm32l4r5 qemu-a53 qemu-a72"
 )
 SAID = 'source = "s"\nconfidence = "low"\n'
 BARE = 'name = "{}"\ntitle = "t"\ncore = "c"\nisa = "i"\nendian = "big"\nrunner = "none"\n'

@@ -123,7 +123,7 @@ def test_calibration_keeps_what_is_not_known_of_kernels_in_the_interval() -> Non
 def test_weights_beyond_the_cache_bind_a_dense_layer_to_memory() -> None:
     works = [Work("d", "dense", 10**8, 10**4, 10**4, 10**8)]
     slow = msgspec.structs.replace(BOARD, bandwidth_bytes_per_s=figure(10**8), clock_hz=figure(10**10))
-    found = estimate(works, Size(10**8, 2 * 10**4), slow, KERNELS["neon-float32"])
+    found = estimate(works, Size(10**8, 2 * 10**4), slow, KERNELS["ort-neon-float32"])
     assert found.bound == "memory"
     assert found.low_ns == pytest.approx(4 * 10**8 / 10**8 * 1e9)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def test_an_index_that_does_not_answer_is_one_line_with_a_way_out(
         fetching.wheels("aarch64", ["numpy"], tmp_path, silent)
     assert "numpy" in str(caught.value) and "Check the network" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None or not fetching.KEYRING.is_file(), reason="this is no Debian")
+def test_a_mirror_that_does_not_answer_is_one_line_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "mirror", lambda: "http://127.0.0.1:9/debian")
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RunnerError, match=r"^the Debian mirror does not answer: .*127\.0\.0\.1.*Check the network"):
+        fetching.packages("arm64", ["libc6"], tmp_path, silent)
     assert list(tmp_path.iterdir()) == []
 
 

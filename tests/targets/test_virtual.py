@@ -155,10 +155,11 @@ def test_counts_repeat_whatever_else_this_computer_does(board: Address, tmp_path
 
 @needs(BOARD)
 @pytest.mark.timeout(600)
-def test_the_attribution_graph_ranks_on_the_board_as_it_does_here(board: Address, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dense", "channel"])
+def test_the_attribution_graph_ranks_on_the_board_as_it_does_here(kind: str, board: Address, tmp_path: Path) -> None:
     from benchmarks.rank_on_board import exported, on_board, on_host, units
 
-    graph, inputs = exported(tmp_path, samples=4)
+    graph, inputs = exported(kind, tmp_path, samples=4)
     here, there = on_host(graph, inputs), on_board(graph, inputs, board)
     np.testing.assert_allclose(there, here, rtol=0, atol=1e-5 * np.abs(here).max())
     assert np.array_equal(np.argsort(units(there)), np.argsort(units(here)))
@@ -175,7 +176,7 @@ def test_the_machine_is_gone_when_the_block_is_left_by_an_error(monkeypatch: pyt
 
 @needs(BOARD)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_the_machine_is_gone_when_its_parent_is_interrupted_or_killed(how: signal.Signals) -> None:
+def test_the_machine_is_gone_when_its_parent_is_interrupted_or_killed(how: signal.Signals, tmp_path: Path) -> None:
     program = (
         "from targets.virtual import virtual_board\nwith virtual_board('qemu-a53'): print('up', flush=True); input()"
     )
@@ -184,7 +185,7 @@ def test_the_machine_is_gone_when_its_parent_is_interrupted_or_killed(how: signa
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(virtual.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(virtual.__file__).parents[1]), "TMPDIR": str(tmp_path)},
     )
     with child:
         assert child.stdout is not None and child.stdout.readline() == b"up\n"
@@ -217,7 +218,7 @@ def test_a_machine_that_cannot_start_says_why() -> None:
 def test_a_board_that_dies_while_in_use_is_told(tmp_path: Path) -> None:
     model = dense(tmp_path / "dense.onnx", 8)
     before = machines(os.getpid())
-    told = pytest.raises(RunnerError, match="the virtual board died; its console ends with")
+    told = pytest.raises(RunnerError, match=r"the virtual board died \(exit -9\); its console ends with")
     with told, virtual.virtual_board(BOARD) as address:
         (machine,) = machines(os.getpid()) - before
         os.kill(int(machine), signal.SIGKILL)

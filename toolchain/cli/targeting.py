@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from targets.estimate import Calibration, Estimate, Fit
 
 NAME = click.argument("name")
-EMULATED = "qemu-a53"
 PROGRAMS = (
     ("ssh", "openssh-client", "boards over SSH"),
     ("tar", "tar", "pushing files to boards"),
@@ -169,11 +168,9 @@ def check_tools(form: str) -> None:
         except PackageNotFoundError:
             found, way_out = "not here", f"pip install {package}"
         rows.append({"what": package, "found": found, "for": use, "way out": way_out})
-    reason = not_emulated()
-    rows.append(
-        {"what": EMULATED, "found": "ready" if reason is None else "not ready", "for": "counted results",
-         "way out": reason or ""}
-    )  # fmt: skip
+    for name, reason in emulated().items():
+        found = "ready" if reason is None else "not ready"
+        rows.append({"what": name, "found": found, "for": "emulated", "way out": reason or ""})
     show(rows, form)
 
 
@@ -181,19 +178,15 @@ def check_tools(form: str) -> None:
 @NAME
 @click.pass_context
 def set_up(context: click.Context, name: str) -> None:
-    """Fetch and build what an emulated board needs, without root, once."""
+    """Fetch and build what an emulated board or processor needs, without root, once."""
     from time import monotonic
 
-    from targets.board import board
     from targets.measure import RunnerError
-    from targets.virtual import EMULATED as emulated
-    from targets.virtual import setup
-    from toolchain.errors import RunnerFailed
+    from targets.virtual import EMULATED, setup
+    from toolchain.errors import RunnerFailed, nearest
 
-    if name not in emulated:
-        with boards_as_usage():
-            board(name)
-        raise UsageError(f"{name} is no emulated board", way_out=f"Emulated are {', '.join(emulated)}")
+    if name not in EMULATED:
+        raise UsageError(f"there is no emulated board '{name}'", way_out=nearest(name, EMULATED))
     begun = monotonic()
     with progress(context) as (say, _):
         try:
@@ -202,11 +195,11 @@ def set_up(context: click.Context, name: str) -> None:
             raise RunnerFailed(str(error)) from error
 
 
-def not_emulated() -> str | None:
-    """Why the emulated board cannot be used; None if it can."""
-    from targets.virtual import is_set_up
+def emulated() -> dict[str, str | None]:
+    """Each emulated board or processor, and why it cannot be used; None if it can."""
+    from targets.virtual import EMULATED, is_set_up
 
-    return is_set_up(EMULATED)
+    return {name: is_set_up(name) for name in EMULATED}
 
 
 @contextmanager
