@@ -50,7 +50,9 @@ def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     lines = ["[pytest11]", *(f"{name} = {module}" for name, module in points.items())]
     (installed / "entry_points.txt").write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
-    environment = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "PYTEST_ADDOPTS": ""}
+    # a child of a worker is none itself: pytest-benchmark measures nothing in one
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = kept | {"PYTHONPATH": f"{folder}:{ROOT}"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
