@@ -1,11 +1,12 @@
 # make demo   compress the shipped network; a fresh machine needs Python 3.11 and a package index, nothing else
 # make test   the test suite
 # make lint   style, types, import floors
+# make boards  the emulated boards, without root; needs the Debian packages qemu-user and qemu-system-arm
 # make oracles  adds torch and captum, which some tests compare with (they are skipped without)
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint oracles clean
+.PHONY: demo test lint boards oracles clean
 demo: .venv/core
 	$(BIN)/jettison demo -o demo-out --force
 
@@ -17,6 +18,10 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright
+
+boards: .venv/core
+	$(BIN)/jettison targets setup qemu-a53
+	$(BIN)/jettison targets setup qemu-user-a15
 
 oracles: .venv/test
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 tqdm

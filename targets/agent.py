@@ -7,13 +7,18 @@ Memory is resident memory of this process: the baseline has Python, numpy, the r
 but no model; the peak is the kernel's high-water mark from there on, touched pages of a memory-mapped model included.
 Times are integer nanoseconds, sizes bytes (good to some 100 KiB, as the kernel counts); what cannot be read is null.
 
-On failure the line is {"error": KIND, "detail": TEXT} with exit status 1; KIND is missing, broken, inputs, load or run.
+Where a sensor of power or energy can be read, further inferences tell what one takes (`energy_uj`); with --ops others,
+in a session that the runtime profiles, tell the time of each op.
+
+On failure the line is {"error": KIND, "detail": TEXT} with exit status 1, KIND being missing, broken, inputs, load,
+run, outputs or ops (the runtime cannot tell their times).
 What a runtime writes to stdout goes to stderr, where lines `agent: PHASE` tell how far a crashed run came.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import gc
 import glob
 import hashlib
@@ -23,6 +28,7 @@ import math
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,8 +74,8 @@ ORT_DTYPES = {
 }
 
 
-def open_ort(module: Any, path: str, threads: int) -> Loaded:
-    """The model at `path` in onnxruntime's CPU provider, all graph optimisations on."""
+def ort_options(module: Any, threads: int) -> Any:
+    """How onnxruntime runs a model: all graph optimisations on."""
     options = module.SessionOptions()
     options.graph_optimization_level = module.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
@@ -78,7 +84,12 @@ def open_ort(module: Any, path: str, threads: int) -> Loaded:
     # against 0.9 ms without spinning), and a board that flies shares them. One thread has no pool: no difference.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    session = module.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return options
+
+
+def open_ort(module: Any, path: str, threads: int) -> Loaded:
+    """The model at `path` in onnxruntime's CPU provider."""
+    session = module.InferenceSession(path, ort_options(module, threads), providers=["CPUExecutionProvider"])
 
     def described(value: Any) -> Input:
         shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape)
@@ -151,6 +162,43 @@ def version(module: Any, package: str) -> str | None:
         return None
 
 
+# ---- the share of each op -------------------------------------------------------------------------------------------
+
+
+def profiled_ort(module: Any, path: str, threads: int, arrays: dict[str, Any], runs: int) -> list[dict[str, Any]]:
+    """Median time of each node of the optimised graph over warm inferences: name, op, ns; in the order they run.
+
+    onnxruntime tells whole microseconds of each run of a node, and the time of telling is in none of them.
+    """
+    with tempfile.TemporaryDirectory(prefix="jettison-ops-") as folder:
+        options = ort_options(module, threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = os.path.join(folder, "ops")
+        session = module.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for _ in range(runs + 1):
+            session.run(None, arrays)
+        with open(session.end_profiling(), encoding="utf-8") as file:
+            return node_times(json.load(file), runs)
+
+
+def node_times(events: list[dict[str, Any]], runs: int) -> list[dict[str, Any]]:
+    """What an onnxruntime profile says of the last `runs` inferences in it; a node in a loop has all its turns."""
+    begins = sorted(event["ts"] for event in events if event["name"] == "model_run")[-runs:]
+    times: dict[tuple[str, str], list[int]] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= begins[0]:
+            key = (event["name"][: -len("_kernel_time")], event["args"]["op_name"])
+            times.setdefault(key, [0] * runs)[bisect.bisect(begins, event["ts"]) - 1] += event["dur"]
+    return [
+        {"name": name, "op": op, "ns": round(1000 * percentile(sorted(each), 0.5))}
+        for (name, op), each in times.items()
+    ]
+
+
+# The wheels of the TFLite runtimes are built without a way to their profiler.
+PROFILERS: dict[str, Callable[..., list[dict[str, Any]]]] = {"ort": profiled_ort}
+
+
 # ---- inputs and outputs ---------------------------------------------------------------------------------------------
 
 
@@ -198,6 +246,13 @@ def taken(wanted: Input, given: dict[str, Any], alone: bool) -> Any:
     if kinds[0] == "i" and (converted != array).any():
         raise AgentError("inputs", f"input '{wanted.name}' has values beyond {wanted.dtype}")
     return converted
+
+
+def save_outputs(numpy: Any, path: str, outputs: list[Any]) -> None:
+    """Write each output as .npy, one behind the other: this needs no memory that would raise the peak."""
+    with open(path, "wb") as file:
+        for array in outputs:
+            numpy.save(file, array, allow_pickle=False)
 
 
 def output_hash(outputs: list[Any]) -> str:
@@ -343,6 +398,86 @@ def host(core: int | None) -> dict[str, Any]:
     }
 
 
+# ---- energy ---------------------------------------------------------------------------------------------------------
+
+Meter = Callable[[], int]
+
+
+def counters(root: str) -> dict[str, tuple[Meter, int]]:
+    """Sensors that count microjoules, by name: how to read one, and where it starts again from 0 (0: not known)."""
+    found: dict[str, tuple[Meter, int]] = {}
+    for path in readable(root + "/powercap/*/energy_uj"):  # RAPL: of a package, and of its parts
+        folder = os.path.dirname(path)
+        wraps = integers(folder + "/max_energy_range_uj")
+        found[sensor(folder)] = (reader(path), wraps[0] + 1 if wraps else 0)
+    for path in readable(root + "/hwmon/hwmon*/energy*_input"):
+        found[sensor(os.path.dirname(path), path)] = (reader(path), 0)
+    return found
+
+
+def powers(root: str) -> dict[str, Meter]:
+    """Sensors that tell microwatts, by name: power itself (INA2xx), or volts and amperes of a channel (INA3221)."""
+    found: dict[str, Meter] = {}
+    for path in readable(root + "/hwmon/hwmon*/power*_input"):
+        found[sensor(os.path.dirname(path), path)] = reader(path)
+    for path in readable(root + "/hwmon/hwmon*/curr*_input"):
+        volts = path.replace("/curr", "/in")
+        if readable(volts) and not readable(path.replace("/curr", "/power")):
+            found[sensor(os.path.dirname(path), volts)] = product(reader(path), reader(volts))  # mA · mV
+    return found
+
+
+def readable(pattern: str) -> list[str]:
+    """The files of this pattern that hold a number for us: energy is often root's alone."""
+    return [path for path in sorted(glob.glob(pattern)) if integers(path)]
+
+
+def reader(path: str) -> Meter:
+    """Reads the number in a file, now."""
+    return lambda: int(text_of(path) or "0")
+
+
+def product(one: Meter, other: Meter) -> Meter:
+    """Reads two numbers and multiplies them."""
+    return lambda: one() * other()
+
+
+def sensor(folder: str, channel: str = "") -> str:
+    """A sensor's name: its folder, its chip or zone, its channel's label or else file."""
+    label = text_of(channel.replace("_input", "_label")) or os.path.basename(channel)
+    return " ".join(word for word in (os.path.basename(folder), text_of(folder + "/name"), label) if word)
+
+
+def energy(infer: Callable[[], list[Any]], root: str = "/sys/class", seconds: float = 1.0) -> dict[str, int] | None:
+    """Microjoules of one inference by each sensor, idle power included; None where there is no sensor to read.
+
+    Over at least `seconds` of inferences; power is read between them every 20 ms, as chips average it over some.
+    """
+    counting, telling = counters(root), powers(root)
+    if not counting and not telling:
+        return None
+    clock, told = time.perf_counter_ns, {name: [read()] for name, read in telling.items()}
+    begin = {name: read() for name, (read, _) in counting.items()}
+    start = last = clock()
+    count = busy_ns = 0
+    while count == 0 or clock() - start < seconds * 1e9:
+        before = clock()
+        infer()
+        now = clock()
+        count, busy_ns = count + 1, busy_ns + now - before
+        if now - last >= 20_000_000:
+            for name, read in telling.items():
+                told[name].append(read())
+            last = clock()
+    used = {}
+    for name, (read, wraps) in counting.items():
+        spent = read() - begin[name]
+        used[name] = round((spent % wraps if wraps else spent) / count)
+    # the first reading is of before
+    microwatts = {name: sum(values[1:] or values) / len(values[1:] or values) for name, values in told.items()}
+    return {**used, **{name: round(power * busy_ns / count / 1e9) for name, power in microwatts.items()}}
+
+
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
@@ -412,12 +547,16 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     infer, _ = took("run", loaded.bind, arrays)
     outputs, first_ns = took("run", infer)
     answer, _ = took("run", output_hash, outputs)
+    if asked.outputs:
+        took("outputs", save_outputs, numpy, asked.outputs, outputs)
     del outputs  # kept, they would raise the peak by their size
     before = slowdown_counts()
     took("run", timed, infer, asked.warmup, 0.0)
     samples, _ = took("run", timed, infer, asked.runs, asked.min_seconds)
     slowed = throttled(before, slowdown_counts(), cooling_states())
     peak = status_bytes("VmHWM")
+    used, _ = took("run", energy, infer)
+    ops = profiled(asked, module, arrays) if asked.ops else []
     gc.enable()
 
     say("closing")
@@ -438,9 +577,18 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         "input_shapes": {name: list(array.shape) for name, array in arrays.items()},
         "output_hash": answer,
         "throttled": slowed,
+        "energy_uj": used,
+        "ops": ops,
         "host": host(core),
         "samples_ns": samples,
     }
+
+
+def profiled(asked: argparse.Namespace, module: Any, arrays: dict[str, Any]) -> list[dict[str, Any]]:
+    """The time of each op; AgentError "ops" where the runtime cannot tell."""
+    if asked.runtime not in PROFILERS:
+        raise AgentError("ops", "its wheel is built without a way to its profiler")
+    return took("run", PROFILERS[asked.runtime], module, asked.model, asked.threads, arrays, asked.ops)[0]
 
 
 def count(least: int) -> Callable[[str], int]:
@@ -462,8 +610,10 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=count(1), default=1)
     parser.add_argument("--runs", type=count(1), default=100, help="timed inferences")
     parser.add_argument("--warmup", type=count(0), default=10, help="untimed ones after the first")
+    parser.add_argument("--ops", type=count(0), default=0, help="further inferences that tell the time of each op")
     parser.add_argument("--min-seconds", type=float, default=0.0, help="go on for at least this long")
     parser.add_argument("--inputs", help=".npz with an array per input; without it seeded noise")
+    parser.add_argument("--outputs", help="file for the first answer: an .npy for each output, one behind the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pin", action="store_true", help="stay on the highest-numbered core (one thread only)")
     asked = parser.parse_args(words)

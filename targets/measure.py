@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -60,6 +60,11 @@ SIGNAL_HINTS: dict[int, str] = {
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 THREAD_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NUMEXPR_")
 
+FIXED = {
+    "PYTHONSAFEPATH": "1",  # the agent's folder must not shadow modules that a runtime imports
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime ≥ 1.29 reports names and hashes of models, and leaves $TMPDIR/.ses
+}
+
 
 @dataclass(frozen=True)
 class LatencyNs:
@@ -101,6 +106,15 @@ class Host:
 
 
 @dataclass(frozen=True)
+class OpTime:
+    """What a node of the graph, as the runtime has optimised it, takes of one inference."""
+
+    name: str
+    op: str
+    ns: int
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A model's latency and memory on one target.
 
@@ -115,6 +129,9 @@ class Measurement:
     output_hash               SHA-256 of the first answer; None where rounds disagree
     throttled                 whether heat or a CPU quota slowed the processor meanwhile; None unknown
     round_p50_ns              the median of each round; one round unless side by side
+    output_difference         from this computer's answer, relative to its largest value; None: not compared
+    energy_uj                 microjoules of an inference by each sensor, idle power included; None: nothing to read
+    ops                       the time of each op if asked for, in the order in which they run
     """
 
     model: str
@@ -139,6 +156,9 @@ class Measurement:
     host: Host
     round_p50_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
+    output_difference: float | None = None
+    energy_uj: dict[str, int] | None = None
+    ops: tuple[OpTime, ...] = ()
 
 
 def runtime_for(model: Path) -> str:
@@ -158,12 +178,14 @@ def measure(
     warmup: int = 10,
     threads: int = 1,
     inputs: Path | None = None,
+    ops: int = 0,
     timeout_s: float = 120.0,
     python: str = sys.executable,
 ) -> Measurement:
     """What `model` takes in `runtime` on this computer, in one child process; with one thread it stays on one core.
 
     inputs     .npz with an array per input; None: seeded noise, a free batch being 1
+    ops        further inferences, of each round, that tell the time of each op; 0: it is not told
     timeout_s  for the child altogether, loading and warming up included
     python     the interpreter to run it in: a runtime may need an environment of its own
     Raises RunnerError.
@@ -171,7 +193,7 @@ def measure(
     if not model.is_file():
         raise RunnerError(f"{model}: no such file")
     given = inputs and inputs.absolute()
-    words = agent_words(model.absolute(), runtime, runs=runs, warmup=warmup, threads=threads, inputs=given)
+    words = agent_words(model.absolute(), runtime, runs=runs, warmup=warmup, threads=threads, inputs=given, ops=ops)
     words += ["--pin"] if threads == 1 else []
     reply = answer(*child([python, str(AGENT), *words], threads, runtime, timeout_s), runtime, model.name)
     with model.open("rb") as file:
@@ -187,6 +209,7 @@ def measure_side_by_side(
     warmup: int = 10,
     threads: int = 1,
     inputs: Path | None = None,
+    ops: int = 0,
     timeout_s: float = 120.0,
     python: str = sys.executable,
 ) -> list[Measurement]:
@@ -195,26 +218,33 @@ def measure_side_by_side(
     runs  samples of each model altogether, shared out over the rounds (rounded up). Every other round runs backwards,
           so that a steady drift cancels. Everything else as in `measure`, per child.
     """
+
+    def take(index: int, share: int) -> Measurement:
+        model, runtime = models[index]
+        return measure(
+            model,
+            runtime,
+            runs=share,
+            warmup=warmup,
+            threads=threads,
+            inputs=inputs,
+            ops=ops,
+            timeout_s=timeout_s,
+            python=python,
+        )
+
+    return turn_by_turn(len(models), rounds, runs, take)
+
+
+def turn_by_turn(models: int, rounds: int, runs: int, take: Callable[[int, int], Measurement]) -> list[Measurement]:
+    """The pooled rounds of each of so many models; `take` measures the model of an index with its share of the runs."""
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}, at least 1 is needed")
     share = -(-runs // rounds)
-    taken: list[list[Measurement]] = [[] for _ in models]
+    taken: list[list[Measurement]] = [[] for _ in range(models)]
     for number in range(rounds):
-        order = range(len(models)) if number % 2 == 0 else reversed(range(len(models)))
-        for index in order:
-            model, runtime = models[index]
-            taken[index].append(
-                measure(
-                    model,
-                    runtime,
-                    runs=share,
-                    warmup=warmup,
-                    threads=threads,
-                    inputs=inputs,
-                    timeout_s=timeout_s,
-                    python=python,
-                )
-            )
+        for index in range(models) if number % 2 == 0 else reversed(range(models)):
+            taken[index].append(take(index, share))
     return [pooled(rounds_of_one) for rounds_of_one in taken]
 
 
@@ -245,7 +275,22 @@ def pooled(taken: Sequence[Measurement]) -> Measurement:
         throttled=True if True in slowed else None if None in slowed else False,
         round_p50_ns=tuple(middle),
         samples_ns=samples,
+        energy_uj=middle_energy([m.energy_uj for m in taken if m.energy_uj is not None]),
+        ops=middle_ops([m.ops for m in taken]),
     )
+
+
+def middle_energy(told: Sequence[dict[str, int]]) -> dict[str, int] | None:
+    """The median of each sensor over rounds."""
+    return {name: round(median(t[name] for t in told if name in t)) for name in told[0]} if told else None
+
+
+def middle_ops(told: Sequence[Sequence[OpTime]]) -> tuple[OpTime, ...]:
+    """The median of each op over rounds; a runtime optimises a graph alike every time."""
+    times: dict[tuple[str, str], list[int]] = {}
+    for op in (op for ops in told for op in ops):
+        times.setdefault((op.name, op.op), []).append(op.ns)
+    return tuple(OpTime(name, op, round(median(ns))) for (name, op), ns in times.items())
 
 
 def ratio(before: Measurement, after: Measurement) -> tuple[float, float, float]:
@@ -269,19 +314,25 @@ def as_row(measured: Measurement, *, samples: bool = False) -> dict[str, Any]:
 
 
 def agent_words(
-    model: Path | str, runtime: str, *, runs: int, warmup: int, threads: int, inputs: Path | str | None = None
+    model: Path | str,
+    runtime: str,
+    *,
+    runs: int,
+    warmup: int,
+    threads: int,
+    inputs: Path | str | None = None,
+    ops: int = 0,
 ) -> list[str]:
     """The agent's command line after `python agent.py`, with paths as the machine that runs it sees them."""
     words = ["--model", str(model), "--runtime", runtime, "--runs", str(runs), "--warmup", str(warmup)]
-    words += ["--threads", str(threads)]
+    words += ["--threads", str(threads), *(["--ops", str(ops)] if ops else [])]
     return [*words, "--inputs", str(inputs)] if inputs is not None else words
 
 
 def environment(threads: int, given: Mapping[str, str]) -> dict[str, str]:
     """`given` for a child that measures with `threads` threads: what else sets thread counts or affinity is gone."""
     kept = {name: value for name, value in given.items() if not name.startswith(THREAD_PREFIXES)}
-    # PYTHONSAFEPATH: the agent's folder must not shadow modules that a runtime imports
-    return kept | dict.fromkeys(THREAD_COUNTS, str(threads)) | {"PYTHONSAFEPATH": "1"}
+    return kept | dict.fromkeys(THREAD_COUNTS, str(threads)) | FIXED
 
 
 def child(command: list[str], threads: int, runtime: str, timeout_s: float) -> tuple[int, str, str]:
@@ -346,6 +397,8 @@ def refusal(facts: Runtime, kind: str, detail: str, model: str) -> str:
         "inputs": f"{model}: {detail}",
         "load": f"{facts.spoken} cannot load {model}: {detail}",
         "run": f"{facts.spoken} cannot run {model}: {detail}",
+        "ops": f"{facts.spoken} cannot tell the time of each op of {model}: {detail}. Ask for those of an .onnx file",
+        "outputs": f"the outputs of {model} cannot be saved: {detail}",
     }
     return lines.get(kind, f"{facts.spoken}: {kind}: {detail}")
 

@@ -64,6 +64,21 @@ def test_inspect_lists_every_op_of_a_tflite_file(lite: Path) -> None:
     assert sum(r["weight bytes"] for r in rows) == sum(t.stored_bytes for t in file.tensors)
 
 
+def test_inspect_memory_adds_up_for_onnx_and_tflite(lite: Path) -> None:
+    for path in (SHIPPED, lite):
+        rows = json.loads(jettison("inspect", path, "--memory", "--format", "json").stdout)
+        for row in rows:
+            assert (
+                sum(int(held.rpartition(" ")[2].replace(",", "")) for held in split(row["held"])) == row["arena bytes"]
+            )
+    assert "fullest at" in jettison("inspect", SHIPPED, "--memory").stdout
+
+
+def split(held: str) -> list[str]:
+    """The buffers in a list with commas, which stand in their sizes too."""
+    return held.split(", ") if held else []
+
+
 def test_export_for_micro_gives_a_file_of_kernels_that_it_has(tmp_path: Path) -> None:
     done = jettison("export", SHIPPED, "--profile", "micro", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr

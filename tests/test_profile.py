@@ -14,7 +14,7 @@ from toolchain.compress.groups import analyse
 from toolchain.compress.plan import make_plan
 from toolchain.compress.surgery import prune
 from toolchain.model import Model, save, settle
-from toolchain.profile import Buffers, arena, overlapping, profile
+from toolchain.profile import Buffers, arena, moments, node_bytes, overlapping, params, profile
 
 CONVS = [
     (96, 11, 4, 0),
@@ -202,3 +202,27 @@ def test_an_unknown_op_gets_buffers_for_all_of_its_values() -> None:
     net = Net(55, x=(4, 6, 6))
     net.op("Hardmax", "x")
     assert arena(net.model()) == rounded(144, 144)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_moment_needs_more_than_the_arena_and_the_largest_buffer_is_in_one(name: str) -> None:
+    model = network(name)
+    seen = moments(model)
+    assert [m.node for m in seen] == list(model.graph)
+    largest = max((size for m in seen for _, size in m.held), default=0)
+    assert largest <= max((m.bytes for m in seen), default=0) <= arena(model)
+
+
+def test_a_moment_names_what_is_alive_and_a_shortcut_through_all_of_its_branch() -> None:
+    net = Net(50, x=(2, 4, 4))
+    y = net.conv("x", 4)  # 64 numbers
+    z = net.conv(y, 6)  # 96
+    end = net.conv(z, 4)
+    total = net.op("Add", y, end)
+    seen = [{str(v.name): size for v, size in m.held} for m in moments(net.model())]
+    assert seen == [{"x": 128, y: 256}, {y: 256, z: 384}, {y: 256, z: 384, end: 256}, {y: 256, end: 256, total: 256}]
+
+
+def test_the_bytes_of_nodes_are_those_of_the_parameters() -> None:
+    model = network("mlp")
+    assert sum(map(node_bytes, model.graph)) == 4 * params(model)

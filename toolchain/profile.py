@@ -84,6 +84,12 @@ def layer(node: ir.Node, shape: Shape, counted: set[ir.Value]) -> Layer:
     return Layer(node.name or str(first.name), node.op_type, count, node_macs(node, shape), size)
 
 
+def node_bytes(node: ir.Node) -> int:
+    """Bytes of the tensors that are stored with a node; a shared one counts for each of its readers."""
+    stored = {v for v in node.inputs if v is not None and v.const_value is not None}
+    return sum(v.const_value.nbytes for v in stored if v.const_value is not None)
+
+
 def flash(model: Model, shape: Shape = dims) -> int:
     """Bytes of the ONNX file."""
     return file_bytes(structure_bytes(model), tensor_bytes(model, shape))
@@ -163,8 +169,40 @@ def arena(model: Model, shape: Shape = dims) -> int:
     return found.height([size_of(v, shape) for v in found.values])
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What a model keeps in memory while a node runs: (value, bytes) of each buffer, the largest first."""
+
+    node: ir.Node
+    held: tuple[tuple[ir.Value, int], ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all buffers together; the arena may be higher, by the gaps that lie between them."""
+        return sum(size for _, size in self.held)
+
+
+def moments(model: Model, shape: Shape = dims) -> tuple[Moment, ...]:
+    """One for each node, in the order in which they run."""
+    values, spans = lives(model)
+    sizes = [size_of(v, shape) for v in values]
+    found = []
+    for i, node in enumerate(model.graph):
+        alive = [(v, s) for v, s, (first, last) in zip(values, sizes, spans, strict=True) if s and first <= i <= last]
+        found.append(Moment(node, tuple(sorted(alive, key=lambda held: -held[1]))))
+    return tuple(found)
+
+
 def buffers(model: Model, copied: Collection[ir.Value] = ()) -> Buffers:
-    """Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards.
+    """Where activations live, and beside what."""
+    values, spans = lives(model, copied)
+    return Buffers(tuple(values), overlapping(spans))
+
+
+def lives(model: Model, copied: Collection[ir.Value] = ()) -> tuple[list[ir.Value], list[list[int]]]:
+    """The value whose size each buffer has, and its life [first, last] in numbers of nodes.
+
+    Views share their input's buffer, and so does an elementwise op of one tensor that nobody reads afterwards.
 
     copied  values that have a buffer of their own in any case
     """
@@ -176,22 +214,22 @@ def buffers(model: Model, copied: Collection[ir.Value] = ()) -> Buffers:
                 last[v] = max(last.get(v, i), i)
     owner: dict[ir.Value, int] = {}
     values: list[ir.Value] = []
-    lives: list[list[int]] = []  # [first, last]
+    spans: list[list[int]] = []
     for v in model.graph.inputs:
         owner[v] = len(values)
         values.append(v)
-        lives.append([0, last.get(v, 0)])
+        spans.append([0, last.get(v, 0)])
     for i, node in enumerate(order):
         source = node.inputs[0] if node.inputs else None
         for v in node.outputs:
             if source in owner and v not in copied and takes_over(node, source, v, last, i):
                 owner[v] = owner[source]  # type: ignore[index]
-                lives[owner[v]][1] = max(lives[owner[v]][1], last.get(v, i))
+                spans[owner[v]][1] = max(spans[owner[v]][1], last.get(v, i))
             else:
                 owner[v] = len(values)
                 values.append(v)
-                lives.append([i, last.get(v, i)])
-    return Buffers(tuple(values), overlapping(lives))
+                spans.append([i, last.get(v, i)])
+    return values, spans
 
 
 def overlapping(lives: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:

@@ -198,3 +198,12 @@ def test_throttled_is_unknown_unless_something_would_have_told(
     before: tuple[list[int], int], after: tuple[list[int], int], states: list[int], wanted: bool | None
 ) -> None:
     assert agent.throttled(before, after, states) is wanted
+
+
+def test_saved_outputs_are_the_answer_that_was_hashed(tmp_path: Path) -> None:
+    file = tmp_path / "outputs"
+    done = called("--model", dense_model(tmp_path / "m.onnx", 8), "--runtime", "ort", "--runs", 1, "--outputs", file)
+    with file.open("rb") as saved:
+        outputs = [np.load(saved, allow_pickle=False)]
+        assert saved.read() == b""  # one output, and nothing behind it
+    assert agent.output_hash(outputs) == json.loads(done.stdout)["output_hash"]

@@ -293,3 +293,11 @@ def test_importing_measure_loads_neither_numpy_nor_a_runtime_nor_the_toolchain()
     code = "import sys, targets.measure; print(*{name.partition('.')[0] for name in sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "onnx", "onnxruntime", "ai_edge_litert", "toolchain"} & set(found)
+
+
+def test_a_run_leaves_no_file_behind(relu_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    measure(relu_onnx, "ort", runs=1, warmup=0)
+    assert list(folder.iterdir()) == []  # onnxruntime's telemetry would leave .ses

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,24 +14,31 @@ from toolchain.cli.app import cli
 from toolchain.cli.options import APPROXIMATE, FORMAT, MODEL, SHAPE, parse_shapes
 from toolchain.errors import UsageError
 
+if TYPE_CHECKING:
+    from toolchain.model import Model
+
 
 @cli.command()
 @MODEL
+@click.option("--memory", is_flag=True, help="What is in memory while each layer runs, in the order in which they do.")
 @SHAPE
 @FORMAT
-def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
+def inspect(model: Path, memory: bool, shapes: tuple[str, ...], form: str) -> None:
     """Parameters, MACs, file bytes and arena of a model; layers by size, the largest first.
 
     Of a .tflite file: its ops with their weights, and the arena that TFLite Micro needs for it.
     """
     if model.suffix == ".tflite":
-        inspect_lite(model, form)
+        inspect_lite(model, memory, form)
         return
     from toolchain.model import load
     from toolchain.profile import profile
     from toolchain.tables import show
 
     loaded = load(model, parse_shapes(shapes))
+    if memory:
+        inspect_memory(loaded, form)
+        return
     counted = profile(loaded)
     layers = sorted(counted.layers, key=lambda l: (-l.params, -l.macs))
     rows = [
@@ -46,7 +54,35 @@ def inspect(model: Path, shapes: tuple[str, ...], form: str) -> None:
             click.echo(f"runs at batch {loaded.batch} only: {loaded.held_by}")
 
 
-def inspect_lite(path: Path, form: str) -> None:
+def inspect_memory(model: Model, form: str) -> None:
+    """Layers in the order in which they run, with the activations that are alive meanwhile, and the fullest moment."""
+    from toolchain.profile import arena, moments, node_bytes
+    from toolchain.tables import show
+
+    seen = moments(model)
+    rows = [
+        {
+            "layer": m.node.name or str(m.node.outputs[0].name),
+            "op": m.node.op_type,
+            "weight bytes": node_bytes(m.node),
+            "arena bytes": m.bytes,
+            "held": holding((str(v.name), size) for v, size in m.held),
+        }
+        for m in seen
+    ]
+    show(rows, form)
+    if form == "table" and seen:
+        fullest = max(rows, key=lambda r: r["arena bytes"])
+        click.echo(f"fullest at {fullest['op']} '{fullest['layer']}': {fullest['arena bytes']:,} bytes for one sample")
+        click.echo(f"arena {arena(model):,} bytes as buffers are placed")
+
+
+def holding(buffers: Iterable[tuple[str, int]]) -> str:
+    """Names and sizes of buffers."""
+    return ", ".join(f"{name} {size:,}" for name, size in buffers)
+
+
+def inspect_lite(path: Path, memory: bool, form: str) -> None:
     """Ops in the order in which they run, with what is in the arena meanwhile, and where it is fullest."""
     from toolchain.emit.contents import contents
     from toolchain.emit.kernels import lacking
@@ -61,6 +97,8 @@ def inspect_lite(path: Path, form: str) -> None:
         row: dict[str, Any] = {"result": result.name, "op": op.code, "type": result.type, "output": list(result.shape)}
         row["weight bytes"] = sum(file.tensors[t].stored_bytes for t in weights)
         row["arena bytes"] = sum(b.bytes for b in planned.alive(i))
+        if memory:
+            row["held"] = holding((b.name, b.bytes) for b in planned.alive(i))
         rows.append(row)
     show(rows, form)
     if form != "table":

@@ -1,0 +1,135 @@
+"""Where to measure: this computer, a board behind SSH or an emulated one, each through the runner that reaches it.
+
+A target is "local", ssh://[user@]host[:port], or a board by its name (or its .toml), which says how it is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from targets.measure import Measurement, measure_side_by_side
+
+Pairs = Sequence[tuple[Path, str]]
+
+
+class TargetError(ValueError):
+    """Nothing is measured on such a target; one line with a way out."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to measure; None leaves it to the runner.
+
+    runs, warmup  100 and 10, and 3 and 1 where instructions are counted, which hardly vary
+    inputs        .npz with an array per input; None: seeded noise, a free batch being 1
+    ops           further inferences, of each round, that tell the time of each op
+    """
+
+    runs: int | None = None
+    warmup: int | None = None
+    threads: int = 1
+    inputs: Path | None = None
+    ops: int = 0
+    timeout_s: float | None = None
+
+
+def measure_on(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
+    """A measurement of each (model, runtime) on `target`.
+
+    Raises TargetError, link.AddressError or board.BoardError for a target that is none, RunnerError for one that fails.
+    """
+    return RUNNERS[runner_of(target)](target, pairs, asked)
+
+
+def runner_of(target: str) -> str:
+    """The runner that reaches a target: local, ssh, virtual, or user (qemu-user: runs models, but cannot time them).
+
+    Raises TargetError for a board that no runner reaches as it is named, BoardError if there is none of that name.
+    """
+    if target == "local":
+        return "local"
+    if target.startswith("ssh:"):
+        return "ssh"
+    from targets.virtual import EMULATED
+
+    if target in EMULATED:
+        return "virtual" if EMULATED[target].boots else "user"
+    from targets.board import board
+
+    way_out = {
+        "ssh": "It is reached over SSH: give --target ssh://user@host",
+        "none": f"Estimate: jettison targets estimate MODEL --target {target}",
+    }
+    found = board(target).runner
+    if found in way_out:
+        raise TargetError(f"'{target}' is a kind of board, not one that can be measured on. {way_out[found]}")
+    return found
+
+
+# ---- the runners ----------------------------------------------------------------------------------------------------
+
+
+def on_this_computer(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
+    """In child processes here."""
+    return measure_side_by_side(
+        pairs,
+        runs=given(asked.runs, 100),
+        warmup=given(asked.warmup, 10),
+        threads=asked.threads,
+        inputs=asked.inputs,
+        ops=asked.ops,
+        timeout_s=asked.timeout_s or 120.0,
+    )
+
+
+def over_ssh(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
+    """By the agent on the board behind an address."""
+    from targets.ssh import address_of, measure_over_ssh
+
+    return measure_over_ssh(
+        pairs,
+        address_of(target),
+        target=target,
+        runs=given(asked.runs, 100),
+        warmup=given(asked.warmup, 10),
+        threads=asked.threads,
+        inputs=asked.inputs,
+        ops=asked.ops,
+        timeout_s=asked.timeout_s or 120.0,
+    )
+
+
+def on_a_virtual_board(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
+    """By the agent on an emulated board: counted."""
+    from targets.virtual import measure_virtual
+
+    return measure_virtual(
+        pairs,
+        target,
+        runs=given(asked.runs, 3),
+        warmup=given(asked.warmup, 1),
+        threads=asked.threads,
+        inputs=asked.inputs,
+        ops=asked.ops,
+        timeout_s=asked.timeout_s or 600.0,
+    )
+
+
+def untimed(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
+    """Never: qemu-user has no clock that means anything."""
+    raise TargetError(f"'{target}' runs models but has no clock of its own. Count on a virtual board: qemu-a53")
+
+
+def given(asked: int | None, otherwise: int) -> int:
+    """What was asked for, else the runner's own."""
+    return otherwise if asked is None else asked
+
+
+RUNNERS: dict[str, Callable[[str, Pairs, Asked], list[Measurement]]] = {
+    "local": on_this_computer,
+    "ssh": over_ssh,
+    "virtual": on_a_virtual_board,
+    "user": untimed,
+}
