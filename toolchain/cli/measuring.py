@@ -80,8 +80,10 @@ def bench(
     from toolchain.tables import show
     from toolchain.validate import read_bytes
 
-    for path in (*models, *filter(None, [sampling["inputs"]])):
+    for path in models:
         read_bytes(path, "a model")
+    if sampling["inputs"] is not None:
+        read_bytes(sampling["inputs"], "a .npz")
     if save is not None:
         check_new(save, force)
     before = None if compare is None else saved(compare)
@@ -138,7 +140,10 @@ def taken(target: str, pairs: list[tuple[Path, str]], ops: bool, sampling: dict[
 
 
 def try_out(target: str, pairs: list[tuple[Path, str]], sampling: dict[str, Any], form: str) -> None:
-    """Whether the models run on a processor that has no clock here; raises RunnerFailed if one does not."""
+    """Whether the models run on a processor that has no clock here; RunnerFailed if one does not, or answers otherwise.
+
+    There is no grade: nothing is timed.
+    """
     from targets.virtual import measure_user
     from toolchain.tables import show
 
@@ -158,6 +163,11 @@ def try_out(target: str, pairs: list[tuple[Path, str]], sampling: dict[str, Any]
     for trial in tried:
         if trial.why_not is not None:
             raise RunnerFailed(trial.why_not, target)
+        if not trial.is_alike:
+            told = f"its answers differ from this computer's by {trial.output_difference:.3g} relative"
+            raise RunnerFailed(
+                f"{Path(trial.model).name}: {told}", target, "Try another --runtime, or the float32 file"
+            )
 
 
 def saved(path: Path) -> list[Measurement]:
