@@ -77,7 +77,6 @@ def bench(
     """
     from targets.compare import rows
     from toolchain.files import check_new, write_text
-    from toolchain.tables import show
     from toolchain.validate import read_bytes
 
     for path in models:
@@ -102,15 +101,8 @@ def bench(
         judge(before, found, tolerance, form, str(compare))
         return
     print_rows(found, form)
-    if ops and form != "json":
-        for m in found:
-            show(op_rows(m), form, f"{Path(m.model).name}: ops, {m.grade}")
-    if form == "table":
-        for m in found:
-            for name, used in (m.energy_uj or {}).items():
-                click.echo(f"{Path(m.model).name}: {used / 1e3:.4g} mJ an inference by {name}, idle power included")
-        if save is not None:
-            click.echo(f"wrote {save}")
+    if form == "table" and save is not None:
+        click.echo(f"wrote {save}")
 
 
 @contextmanager
@@ -195,6 +187,11 @@ def print_rows(found: list[Measurement], form: str) -> None:
         click.echo(json.dumps([as_row(m) for m in found], indent=1))
         return
     show([row(m) for m in found], form)
+    for m in found:
+        if m.ops:
+            show(op_rows(m), form, f"{Path(m.model).name}: ops, {m.grade}")
+        for name, used in (m.energy_uj or {}).items() if form == "table" else ():
+            click.echo(f"{Path(m.model).name}: {used / 1e3:.4g} mJ an inference by {name}, idle power included")
 
 
 def row(m: Measurement) -> dict[str, Any]:
