@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from targets import newc, rootfs
-from targets.answers import difference, load, reference
+from targets.answers import allowed, difference, load, reference
 from targets.fetching import command, missing
 from targets.measure import AGENT, Measurement, RunnerError, agent_words, answer, child
 from targets.ssh import Address, measure_over_ssh
@@ -213,6 +213,7 @@ class Trial:
     why_not            what the runtime said, or how it died; None where it ran
     output_hash        of the answer there (`agent.output_hash`)
     is_same_hash       whether the answer here has the same: bit for bit equal
+    is_alike           whether the answers agree to 1e-5 of their largest value, or to a step where they are int8
     output_difference  |answer − this computer's| over |this computer's|, both at their largest; int8 may be a step off
     """
 
@@ -223,6 +224,7 @@ class Trial:
     output_hash: str | None = None
     is_same_hash: bool | None = None
     output_difference: float | None = None
+    is_alike: bool | None = None
 
 
 def measure_user(
@@ -260,8 +262,10 @@ def trial(model: Path, runtime: str, board: str, threads: int, inputs: Path | No
             found = answer(*child(command, threads, runtime, timeout_s), runtime, model.name)["output_hash"]
         except RunnerError as error:
             return Trial(str(model), runtime, board, str(error))
-        gap = max((difference(*both) for both in zip(load(here), load(there), strict=True)), default=0.0)
-        return Trial(str(model), runtime, board, None, found, found == known.output_hash, gap)
+        both = list(zip(load(here), load(there), strict=True))
+        gap = max((difference(a, b) for a, b in both), default=0.0)
+        alike = all(difference(a, b) <= allowed(a, 1e-5) for a, b in both)
+        return Trial(str(model), runtime, board, None, found, found == known.output_hash, gap, alike)
 
 
 # ---- keys, made for one run -----------------------------------------------------------------------------------------

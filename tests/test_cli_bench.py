@@ -58,6 +58,25 @@ def test_another_grade_or_target_is_not_compared(
     assert done.returncode == 2 and told in done.stderr
 
 
+def test_another_answer_on_another_processor_is_an_error_with_the_difference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import targets.virtual
+    from targets.virtual import Trial
+    from toolchain.cli.measuring import try_out
+    from toolchain.errors import RunnerFailed
+
+    sampling = {"threads": 1, "inputs": None}
+    same = Trial("net.onnx", "ort", "qemu-user-a53", None, "0", False, 1e-7, True)
+    other = Trial("odd.onnx", "ort", "qemu-user-a53", None, "1", False, 0.25, False)
+    monkeypatch.setattr(targets.virtual, "measure_user", lambda *_, **__: [same])
+    try_out("qemu-user-a53", [], sampling, "table")
+    monkeypatch.setattr(targets.virtual, "measure_user", lambda *_, **__: [same, other])
+    with pytest.raises(RunnerFailed, match=r"odd.onnx: .* by 0\.25"):
+        try_out("qemu-user-a53", [], sampling, "table")
+    assert "odd.onnx" in capsys.readouterr().out
+
+
 def test_saving_replaces_nothing_without_force(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text("mine")
     done = jettison(*QUICK, "--save", tmp_path / "rows.json")

@@ -11,10 +11,12 @@ from typing import Any
 
 import onnx
 import pytest
+from boards import loopback
 from onnx import TensorProto, helper
 
 from targets import agent
 from targets.measure import RunnerError, answer, measure_side_by_side
+from targets.ssh import measure_over_ssh
 
 
 def files(root: Path, contents: dict[str, object]) -> str:
@@ -104,6 +106,14 @@ def test_a_measurement_names_every_op_once_in_the_order_in_which_they_run(chain:
 def test_ops_are_told_only_if_asked_for(chain: Path) -> None:
     (found,) = measure_side_by_side([(chain, "ort")], rounds=1, runs=1, warmup=0)
     assert found.ops == ()
+
+
+def test_a_board_tells_the_time_of_ops_too(chain: Path) -> None:
+    with loopback() as board:
+        (found,) = measure_over_ssh(
+            [(chain, "ort")], board.address, target="board", runs=1, warmup=0, rounds=1, ops=2
+        )  # fmt: skip
+    assert [op.name for op in found.ops] == ["exp", "sin", "cos"]
 
 
 def test_profiling_leaves_no_file(chain: Path, tmp_path: Path) -> None:

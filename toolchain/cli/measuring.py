@@ -77,11 +77,12 @@ def bench(
     """
     from targets.compare import rows
     from toolchain.files import check_new, write_text
-    from toolchain.tables import show
     from toolchain.validate import read_bytes
 
-    for path in (*models, *filter(None, [sampling["inputs"]])):
+    for path in models:
         read_bytes(path, "a model")
+    if sampling["inputs"] is not None:
+        read_bytes(sampling["inputs"], "a .npz")
     if save is not None:
         check_new(save, force)
     before = None if compare is None else saved(compare)
@@ -100,15 +101,8 @@ def bench(
         judge(before, found, tolerance, form, str(compare))
         return
     print_rows(found, form)
-    if ops and form != "json":
-        for m in found:
-            show(op_rows(m), form, f"{Path(m.model).name}: ops, {m.grade}")
-    if form == "table":
-        for m in found:
-            for name, used in (m.energy_uj or {}).items():
-                click.echo(f"{Path(m.model).name}: {used / 1e3:.4g} mJ an inference by {name}, idle power included")
-        if save is not None:
-            click.echo(f"wrote {save}")
+    if form == "table" and save is not None:
+        click.echo(f"wrote {save}")
 
 
 @contextmanager
@@ -138,7 +132,10 @@ def taken(target: str, pairs: list[tuple[Path, str]], ops: bool, sampling: dict[
 
 
 def try_out(target: str, pairs: list[tuple[Path, str]], sampling: dict[str, Any], form: str) -> None:
-    """Whether the models run on a processor that has no clock here; raises RunnerFailed if one does not."""
+    """Whether the models run on a processor that has no clock here; RunnerFailed if one does not, or answers otherwise.
+
+    There is no grade: nothing is timed.
+    """
     from targets.virtual import measure_user
     from toolchain.tables import show
 
@@ -158,6 +155,11 @@ def try_out(target: str, pairs: list[tuple[Path, str]], sampling: dict[str, Any]
     for trial in tried:
         if trial.why_not is not None:
             raise RunnerFailed(trial.why_not, target)
+        if not trial.is_alike:
+            told = f"its answers differ from this computer's by {trial.output_difference:.3g} relative"
+            raise RunnerFailed(
+                f"{Path(trial.model).name}: {told}", target, "Try another --runtime, or the float32 file"
+            )
 
 
 def saved(path: Path) -> list[Measurement]:
@@ -185,6 +187,11 @@ def print_rows(found: list[Measurement], form: str) -> None:
         click.echo(json.dumps([as_row(m) for m in found], indent=1))
         return
     show([row(m) for m in found], form)
+    for m in found:
+        if m.ops:
+            show(op_rows(m), form, f"{Path(m.model).name}: ops, {m.grade}")
+        for name, used in (m.energy_uj or {}).items() if form == "table" else ():
+            click.echo(f"{Path(m.model).name}: {used / 1e3:.4g} mJ an inference by {name}, idle power included")
 
 
 def row(m: Measurement) -> dict[str, Any]:
