@@ -167,7 +167,7 @@ def standardised_vjp(g: Tape, dy: ir.Value, unit: ir.Value, inverse: ir.Value, a
 def centred_view(w: Any, x: Any, axes: set[int]) -> tuple[Any, Any]:
     """x − mean along axes, and its variance."""
     centred = w.elementwise("SUB", x, w.over("MEAN", x, axes))
-    return centred, w.over("MEAN", w.op("SQUARE", centred), axes)
+    return centred, w.over("MEAN", w.op("MUL", centred, centred), axes)
 
 
 def normalised_view(w: Any, x: Any, axes: set[int], epsilon: float) -> Any:
@@ -257,7 +257,7 @@ def layernorm_lite(w: Any, n: ir.Node) -> None:
 def rmsnorm_lite(w: Any, n: ir.Node) -> None:
     """γ x / √(mean x² + ε)."""
     x, epsilon = w.input(n.inputs[0]), np.float32(attribute(n, "epsilon", 1e-5))
-    mean = w.over("MEAN", w.op("SQUARE", x), layernorm_axes(n))
+    mean = w.over("MEAN", w.op("MUL", x, x), layernorm_axes(n))
     unit = w.elementwise("MUL", x, w.op("RSQRT", w.op("ADD", mean, epsilon)))
     w.give(n.outputs[0], scaled_view(w, unit, w.parameter(n, 1)))
 
