@@ -22,6 +22,7 @@ from targets import virtual
 from targets.measure import RunnerError
 from targets.rootfs import ARCHITECTURES, home
 from targets.ssh import Address, measure_over_ssh
+from toolchain.shipped import triangles_squares_path
 
 BOARD = "qemu-a53"
 
@@ -29,6 +30,9 @@ BOARD = "qemu-a53"
 def needs(name: str) -> pytest.MarkDecorator:
     reason = virtual.is_set_up(name)
     return pytest.mark.skipif(reason is not None, reason=str(reason))
+
+
+INTERRUPT = 20_000  # instructions; the guest's kernel takes 1,300 to 13,000 for one, every 4 ms of its clock
 
 
 def dense(path: Path, width: int) -> Path:
@@ -136,14 +140,15 @@ def test_the_key_given_to_the_board_is_the_one_that_is_expected_of_it(tmp_path: 
 @needs(BOARD)
 @pytest.mark.timeout(600)
 def test_counts_repeat_whatever_else_this_computer_does(board: Address, tmp_path: Path) -> None:
-    """Three processes for each of two models: within 0.5 %, which is what the guest's timer interrupts may take."""
+    """Three processes for each of two models: within 0.5 %, or one timer interrupt, which hits a short run or not."""
     pairs = [(dense(tmp_path / f"dense{width}.onnx", width), "ort") for width in (256, 768)]
-    small, large = measure_over_ssh(
+    pairs.append((triangles_squares_path(), "ort"))
+    small, large, network = measure_over_ssh(
         pairs, board, target=BOARD, runs=9, warmup=1, rounds=3, grade="counted", timeout_s=120
     )
-    for found in (small, large):
+    for found, interrupt in ((small, INTERRUPT), (large, INTERRUPT), (network, 0)):
         assert found.grade == "counted" and len(found.round_p50_ns) == 3
-        assert max(found.round_p50_ns) - min(found.round_p50_ns) <= 0.005 * min(found.round_p50_ns)
+        assert max(found.round_p50_ns) - min(found.round_p50_ns) <= max(0.005 * min(found.round_p50_ns), interrupt)
         assert found.output_difference is not None and found.output_difference <= 1e-5
         assert found.host.machine == "aarch64" and found.host.cores == 1
     macs = 768**2 - 256**2
