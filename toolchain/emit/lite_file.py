@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.emit.contents import words
 from toolchain.emit.flatbuffer import Buffer, Chunk, serialised
 from toolchain.errors import Unsupported
 
@@ -75,16 +76,15 @@ def code_of(file: Any, operator: Any) -> str:
     """An op's name in the schema."""
     from ai_edge_litert import schema_py_generated as schema
 
-    number = file.operatorCodes[operator.opcodeIndex].builtinCode
-    return next(k for k, v in vars(schema.BuiltinOperator).items() if v == number and k.isupper())
+    return words(schema.BuiltinOperator)[file.operatorCodes[operator.opcodeIndex].builtinCode]
 
 
 def version(file: Any, operator: Any) -> int:
     """The first version of an op that takes its integers (TensorFlow's op_version.cc); 1 for an op on floats."""
-    code, types = code_of(file, operator), types_of(file)
+    code = code_of(file, operator)
     inputs = [file.subgraphs[0].tensors[i] for i in operator.inputs if i >= 0]
     outputs = [file.subgraphs[0].tensors[i] for i in operator.outputs]
-    kinds = [types[t.type] for t in inputs]
+    kinds = [type_of(t) for t in inputs]
     if code == "DEQUANTIZE" and kinds[0] == "FLOAT16":
         return HALF_DEQUANTIZE
     if code == "DEQUANTIZE" and len(scales(inputs[0])) > 1:
@@ -96,11 +96,11 @@ def version(file: Any, operator: Any) -> int:
     return INT8.get(code, 1) if "INT8" in kinds else 1
 
 
-def types_of(file: Any) -> dict[int, str]:
-    """Number of a tensor type -> its name in the schema."""
+def type_of(tensor: Any) -> str:
+    """The schema's word for a tensor's type."""
     from ai_edge_litert import schema_py_generated as schema
 
-    return {v: k for k, v in vars(schema.TensorType).items() if k.isupper()}
+    return words(schema.TensorType)[tensor.type]
 
 
 def scales(tensor: Any) -> NDArray[np.float32]:
@@ -118,7 +118,7 @@ def constant(file: Any, tensor: Any) -> NDArray[Any] | None:
     """The numbers of a constant in its shape; None for a tensor that is computed."""
     held = file.buffers[tensor.buffer].bytes
     kinds = {"FLOAT32": np.float32, "INT8": np.int8, "INT32": np.int32, "FLOAT16": np.float16}
-    kind = kinds.get(types_of(file)[tensor.type])
+    kind = kinds.get(type_of(tensor))
     return (
         None if held is None or kind is None else held.view(kind).reshape([] if tensor.shape is None else tensor.shape)
     )
@@ -126,9 +126,9 @@ def constant(file: Any, tensor: Any) -> NDArray[Any] | None:
 
 def left_in_float(file: Any) -> list[str]:
     """Ops that read or write floats, as CODE 'name of the result'; those that only convert, where they are all."""
-    types, tensors = types_of(file), file.subgraphs[0].tensors
+    tensors = file.subgraphs[0].tensors
     touched = lambda o: [tensors[i] for i in (*o.inputs, *o.outputs) if i >= 0]
-    left = [o for o in ops(file) if any(types[t.type] == "FLOAT32" for t in touched(o))]
+    left = [o for o in ops(file) if any(type_of(t) == "FLOAT32" for t in touched(o))]
     computing = [o for o in left if code_of(file, o) not in ("QUANTIZE", "DEQUANTIZE")]
     return [f"{code_of(file, o)} '{name_of(tensors[o.outputs[0]])}'" for o in computing or left]
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.emit.deviation import SAMPLES, deviations, range_of
+
 Arrays = Mapping[str, NDArray[Any]]
 Json = dict[str, Any]
 BATCH = 16
-COMPARED = 64  # held-out samples that the quantised tensors are compared on
 NEAR = "_DequantizeLinear_Output"  # how onnxruntime calls a tensor after its quantisation
 
 
@@ -67,33 +68,19 @@ def batches(model: Any, feeds: Arrays) -> Iterator[Json]:
 
 
 def compared(model: Any, near: Any, feeds: Arrays, threads: int) -> Json:
-    """Relative error of every tensor that was quantised, largest first, and the share of values beyond its range."""
+    """`deviations` of every tensor that was quantised."""
     from onnx import numpy_helper
 
     made = {o for n in model.graph.node for o in n.output}
     held = {t.name: numpy_helper.to_array(t) for t in near.graph.initializer}
     readers = {n.output[0].removesuffix(NEAR): n for n in near.graph.node if n.op_type == "DequantizeLinear"}
     names = [n for n in (*made, *(v.name for v in model.graph.input)) if n in readers]
-    limits = {n: limits_of(*(held[i] for i in readers[n].input[1:3])) for n in names}
-    part = {k: v[:COMPARED] for k, v in feeds.items()}
+    limits = {n: range_of(*(float(held[i]) for i in readers[n].input[1:3])) for n in names}
+    part = {k: v[:SAMPLES] for k, v in feeds.items()}
     quantised = outputs(near, [readers[n].output[0] for n in names], part, threads)
-    pairs = zip(outputs(model, names, part, threads), quantised, strict=True)
-    sums: dict[str, NDArray[np.float64]] = {}
-    for exact, approximate in pairs:
-        for name, x, y in zip(names, exact, approximate, strict=True):
-            low, high = limits[name]
-            x = x.astype(np.float64)
-            found = [np.square(y - x).sum(), np.square(x).sum(), np.sum((x < low) | (x > high)), x.size]
-            sums[name] = sums.get(name, np.zeros(4)) + found
-    errors = {n: float(np.sqrt(s[0] / s[1])) if s[1] else 0.0 for n, s in sums.items() if n in made}
-    rows = [{"tensor": n, "relative_error": e} for n, e in sorted(errors.items(), key=lambda i: -i[1])]
-    clipped = sorted(((float(s[2] / s[3]), n) for n, s in sums.items() if s[2]), reverse=True)
-    return {"layers": rows, "saturated": [{"tensor": n, "share": share} for share, n in clipped]}
-
-
-def limits_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
-    """Smallest and largest number that an int8 tensor can hold, half a step beyond included."""
-    return float(scale * (-128.5 - zero.astype(float))), float(scale * (127.5 - zero.astype(float)))
+    named = lambda found: dict(zip(names, found, strict=True))
+    pairs = ((named(x), named(y)) for x, y in zip(outputs(model, names, part, threads), quantised, strict=True))
+    return deviations(pairs, limits, made)
 
 
 def file_outputs(path: Path, feeds: Arrays, threads: int) -> Json:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.emit.child import decoded, encoded, permutations
+from toolchain.emit.deviation import SAMPLES, deviations, range_of
 from toolchain.emit.lite_file import (
     closed,
     code_of,
@@ -30,7 +31,7 @@ from toolchain.emit.lite_file import (
     opened,
     ops,
     scales,
-    types_of,
+    type_of,
 )
 from toolchain.emit.rounding import Floats, nearest_plane, spread, windows
 from toolchain.ops.pooling import LOWEST
@@ -42,7 +43,6 @@ SHRINKS = np.linspace(0.3, 1.0, 36)
 ROWS = 8192  # windows of a convolution that its weights are rounded for, at most
 WIDEST = 4608  # inputs of a layer up to which its weights make up for each other; all layers' means are corrected
 MEMORY = 1 << 29  # bytes of windows held at a time
-COMPARED = 64  # held-out samples that the quantised tensors are compared on
 ROUNDED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
@@ -70,7 +70,7 @@ def watched(path: Path, feeds: Arrays, names: Iterable[str], threads: int) -> It
 def ranges(path: Path, file: Any, feeds: Arrays, threads: int) -> dict[str, tuple[float, float]]:
     """Range of every computed float tensor, 0 among it."""
     graph = file.subgraphs[0]
-    floats = [t for t in graph.tensors if types_of(file)[t.type] == "FLOAT32" and constant(file, t) is None]
+    floats = [t for t in graph.tensors if type_of(t) == "FLOAT32" and constant(file, t) is None]
     ends = {name_of(graph.tensors[i]) for i in (*graph.inputs, *graph.outputs)}
     low, high = {name_of(t): 0.0 for t in floats}, {name_of(t): 0.0 for t in floats}
     some: dict[str, list[Floats]] = {name: [] for name in low}
@@ -149,7 +149,7 @@ def round_weights(path: Path, source: Any, file: Any, feeds: Arrays, threads: in
 
 def has_integers(file: Any, operator: Any) -> bool:
     """Whether a layer has int8 weights in the file, and a bias of its own."""
-    types = [types_of(file)[file.subgraphs[0].tensors[i].type] for i in operator.inputs if i >= 0]
+    types = [type_of(file.subgraphs[0].tensors[i]) for i in operator.inputs if i >= 0]
     held = [constant(file, file.subgraphs[0].tensors[i]) is not None for i in operator.inputs if i >= 0]
     return types[1:2] == ["INT8"] and held == [False, True, True]
 
@@ -210,36 +210,24 @@ def round_layer(source: Any, originals: Mapping[str, Any], file: Any, operator: 
 
 
 # ---- what came of it -----------------------------------------------------------------------------------------------
-def compared(before: Path, after: Path, feeds: Arrays, threads: int) -> tuple[list[Json], list[Json]]:
-    """Relative error of every tensor that both files have, largest first; and the share of values beyond its range."""
+def compared(before: Path, after: Path, feeds: Arrays, threads: int) -> Json:
+    """`deviations` of every tensor that both files have."""
     file = opened(after.read_bytes())
     source = opened(before.read_bytes())
     weights = {name_of(t) for t in source.subgraphs[0].tensors if constant(source, t) is not None}
-    computed = {name_of(t): t for t in file.subgraphs[0].tensors if name_of(t) not in weights}
+    named = {name_of(t): t for t in file.subgraphs[0].tensors if name_of(t) not in weights}
     inputs = {name_of(file.subgraphs[0].tensors[i]) for i in file.subgraphs[0].inputs}
-    sums: dict[str, NDArray[np.float64]] = {}
-    part = {k: v[:COMPARED] for k, v in feeds.items()}
-    pairs = zip(watched(before, part, computed, threads), watched(after, part, computed, threads), strict=True)
-    for exact, near in pairs:
-        for name in exact.keys() & near.keys():
-            x, y = exact[name].astype(np.float64), near[name]
-            if x.shape == y.shape and exact[name].dtype.kind == "f":
-                low, high = limits_of(computed[name])
-                found = [np.square(y - x).sum(), np.square(x).sum(), np.sum((x < low) | (x > high)), x.size]
-                sums[name] = sums.get(name, np.zeros(4)) + found
-    errors = {n: float(np.sqrt(s[0] / s[1])) if s[1] else 0.0 for n, s in sums.items() if n not in inputs}
-    rows = [{"tensor": n, "relative_error": e} for n, e in sorted(errors.items(), key=lambda i: -i[1])]
-    clipped = sorted(((float(s[2] / s[3]), n) for n, s in sums.items() if s[2]), reverse=True)
-    return rows, [{"tensor": n, "share": share} for share, n in clipped]
+    part = {k: v[:SAMPLES] for k, v in feeds.items()}
+    pairs = zip(watched(before, part, named, threads), watched(after, part, named, threads), strict=True)
+    return deviations(pairs, {n: limits_of(t) for n, t in named.items()}, named.keys() - inputs)
 
 
 def limits_of(tensor: Any) -> tuple[float, float]:
-    """Smallest and largest number that an int8 tensor can hold, half a step beyond included; all for a float one."""
+    """What an int8 tensor can hold; all for a float one."""
     step = scales(tensor)
     if len(step) != 1:
         return -np.inf, np.inf
-    zero = int(np.asarray(tensor.quantization.zeroPoint)[0])
-    return float(step[0] * (-128.5 - zero)), float(step[0] * (127.5 - zero))
+    return range_of(step[0], int(np.asarray(tensor.quantization.zeroPoint)[0]))
 
 
 def loaded(path: Path) -> dict[str, NDArray[Any]]:
@@ -260,8 +248,8 @@ def lite(folder: Path, form: str, feeds: Arrays, held_out: Arrays, threads: int)
             round_weights(before, source, file, feeds, threads)
     with after.open("wb") as written:
         written.writelines(closed(file))
-    layers, saturated = compared(before, after, held_out, threads)
-    return {"float_ops": left_in_float(file) if form == "tflite-int8" else [], "layers": layers, "saturated": saturated}
+    left = left_in_float(file) if form == "tflite-int8" else []
+    return {"float_ops": left, **compared(before, after, held_out, threads)}
 
 
 def main(folder: Path) -> None:
