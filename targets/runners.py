@@ -6,8 +6,9 @@ A target is "local", ssh://[user@]host[:port], or a board by its name (or its .t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from targets.measure import Measurement, measure_side_by_side
 
@@ -73,48 +74,22 @@ def runner_of(target: str) -> str:
 
 def on_this_computer(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
     """In child processes here."""
-    return measure_side_by_side(
-        pairs,
-        runs=given(asked.runs, 100),
-        warmup=given(asked.warmup, 10),
-        threads=asked.threads,
-        inputs=asked.inputs,
-        ops=asked.ops,
-        timeout_s=asked.timeout_s or 120.0,
-    )
+    return measure_side_by_side(pairs, **settings(asked, runs=100, warmup=10, timeout_s=120.0))
 
 
 def over_ssh(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
     """By the agent on the board behind an address."""
     from targets.ssh import address_of, measure_over_ssh
 
-    return measure_over_ssh(
-        pairs,
-        address_of(target),
-        target=target,
-        runs=given(asked.runs, 100),
-        warmup=given(asked.warmup, 10),
-        threads=asked.threads,
-        inputs=asked.inputs,
-        ops=asked.ops,
-        timeout_s=asked.timeout_s or 120.0,
-    )
+    told = settings(asked, runs=100, warmup=10, timeout_s=120.0)
+    return measure_over_ssh(pairs, address_of(target), target=target, **told)
 
 
 def on_a_virtual_board(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
     """By the agent on an emulated board: counted."""
     from targets.virtual import measure_virtual
 
-    return measure_virtual(
-        pairs,
-        target,
-        runs=given(asked.runs, 3),
-        warmup=given(asked.warmup, 1),
-        threads=asked.threads,
-        inputs=asked.inputs,
-        ops=asked.ops,
-        timeout_s=asked.timeout_s or 600.0,
-    )
+    return measure_virtual(pairs, target, **settings(asked, runs=3, warmup=1, timeout_s=600.0))
 
 
 def untimed(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
@@ -122,9 +97,10 @@ def untimed(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
     raise TargetError(f"'{target}' runs models but has no clock of its own. Count on a virtual board: qemu-a53")
 
 
-def given(asked: int | None, otherwise: int) -> int:
-    """What was asked for, else the runner's own."""
-    return otherwise if asked is None else asked
+def settings(asked: Asked, **own: Any) -> dict[str, Any]:
+    """How to measure as a runner's keywords: what was asked for, else the runner's own."""
+    wanted = {field.name: getattr(asked, field.name) for field in fields(asked)}
+    return wanted | {name: value for name, value in own.items() if wanted[name] is None}
 
 
 RUNNERS: dict[str, Callable[[str, Pairs, Asked], list[Measurement]]] = {
