@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -20,19 +19,6 @@ from boards import Loopback, children, loopback
 from targets.address import Address
 from targets.link import Link, linked, run
 from targets.measure import RunnerError
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Loopback]:
-    with loopback() as found:
-        yield found
-
-
-@pytest.fixture
-def board(server: Loopback) -> Iterator[Loopback]:
-    """The board, which every test must leave as it was."""
-    yield server
-    assert server.soon_clean(), server.left()
 
 
 def linking(board: Loopback, limit_s: float = 60) -> AbstractContextManager[Link]:

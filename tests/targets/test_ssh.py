@@ -30,19 +30,6 @@ from targets.ssh import measure_over_ssh
 __all__ = ["relu_tflite"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Loopback]:
-    with loopback() as found:
-        yield found
-
-
-@pytest.fixture
-def board(server: Loopback) -> Iterator[Loopback]:
-    """The board, which every test must leave as it was."""
-    yield server
-    assert server.soon_clean(), server.left()
-
-
 def over_ssh(address: Address, *pairs: tuple[Path, str], **options: Any) -> list[Measurement]:
     """A short measurement of each model."""
     return measure_over_ssh(pairs, address, **{"target": "board", "runs": 2, "warmup": 0, "rounds": 1, **options})
