@@ -22,7 +22,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--epochs", default=Recipe.epochs, show_default=True)
 @click.option("--batch", default=Recipe.batch, show_default=True, help="Samples for each step.")
 @click.option("--rate", type=float, help="Highest learning rate. [default: 0.01, of adamw 0.001]")
-@click.option("--optimiser", default=Recipe.optimiser, show_default=True, help="sgd or adamw.")
+@click.option("--optimiser", default=Recipe.optimiser, show_default=True, help="sgd, momentum or adamw.")
 @click.option("--decay", default=Recipe.decay, show_default=True, help="Of weights; biases and norms do not decay.")
 @click.option("--smoothing", default=Recipe.smoothing, show_default=True, help="Of the labels.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better one.")
@@ -32,6 +32,9 @@ FILE = click.Path(path_type=Path)
     "--target", type=click.Choice(["loss", "answer"]), help="Class scores or real values, if outputs mislead."
 )
 @click.option("--freeze", "frozen", multiple=True, metavar="GLOB", help="Parameters or nodes to leave as they are.")
+@click.option(
+    "--keep-zeros", is_flag=True, help="Weights that are 0 stay 0: of a network that was pruned weight by weight."
+)
 @click.option(
     "--augment",
     multiple=True,
