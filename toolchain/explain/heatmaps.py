@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from toolchain.compress.gradient import INPUT, Rule, Tail, Writer, backward, pulled_back, tail_of
 from toolchain.compress.objective import LABELS, Classes
 from toolchain.errors import Unsupported, UsageError, nearest
+from toolchain.explain.norms import merged_norms
+from toolchain.explain.propagation import BOX, PROPORTIONAL, Layer, alpha_beta, favour, propagated
 from toolchain.explain.rules import deconvolved, guided
 from toolchain.model import Model
 from toolchain.ops.table import dims
@@ -92,6 +94,7 @@ class Method:
     by_pixel   what arrives is multiplied with the pixels
     shown      [n, c, h, w] -> [n, h, w]
     weighs     of a class activation map: (tape, A, ∂y/∂A) -> weight of each channel of a layer A
+    prepared   the network that is walked
     """
 
     source: str
@@ -101,6 +104,12 @@ class Method:
     by_pixel: bool = False
     shown: Callable[[F32], F32] = signed
     weighs: Weighing | None = None
+    prepared: Callable[[Model], Model] = lambda model: model
+
+
+def sharing(source: str, *layers: Layer) -> Method:
+    """Relevance propagation with rules for dense layers, convolutions, and those that read pixels."""
+    return Method(source, propagated(*layers), is_scored=True, prepared=merged_norms)
 
 
 METHODS: dict[str, Method] = {
@@ -110,6 +119,11 @@ METHODS: dict[str, Method] = {
     "smoothgrad": Method("Smilkov et al. 2017", points=noisy, shown=magnitude),
     "deconvolution": Method("Zeiler & Fergus 2014", deconvolved, shown=magnitude),
     "guided-backprop": Method("Springenberg et al. 2015", guided, shown=magnitude),
+    "lrp-epsilon": sharing("Bach et al. 2015, eq. 58", PROPORTIONAL),
+    "lrp-alpha-beta": sharing("Bach et al. 2015, eq. 60, α = 2, β = 1", alpha_beta(2, 1)),
+    "lrp-gamma": sharing("Montavon et al. 2019, γ = 1/4", favour(0.25)),
+    # z^B where pixels are read, γ in the other convolutions, ε in dense layers
+    "lrp-composite": sharing("Montavon et al. 2019, sec. 10.3", PROPORTIONAL, favour(0.25), BOX),
     "grad-cam": Method("Selvaraju et al. 2017", weighs=cam),
     "grad-cam++": Method("Chattopadhay et al. 2018", weighs=cam_plus_plus),
 }
@@ -165,7 +179,9 @@ def relevance(
 
     Raises as `heatmaps` does.
     """
-    chosen, tail = method_named(method), image_tail(model)
+    chosen = method_named(method)
+    model = chosen.prepared(model)
+    tail = image_tail(model)
     x = np.ascontiguousarray(x, np.float32)
     if x.shape[1:] != dims(tail.cut)[1:]:
         raise UsageError(f"images are {list(x.shape[1:])}, but '{tail.cut.name}' is {list(dims(tail.cut)[1:])}")
