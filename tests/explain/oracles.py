@@ -51,7 +51,7 @@ def oracle(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name} is the oracle")
 
 
-# ---- networks --------------------------------------------------------------------------------------------------------
+# ---- networks -------------------------------------------------------------------------------------------------------
 class Join(torch.nn.Module):
     """a + b as a module, which hooks can see; `summed` is zennit's module for it."""
 
@@ -114,9 +114,11 @@ NETWORKS = {f.__name__: f for f in (sequential, residual, normalised, unbiased)}
 
 @cache
 def torch_network(name: str) -> Any:
-    """In float64, with statistics of batch normalisation that are not 0 and 1."""
+    """In float64, with statistics of batch normalisation that are not 0 and 1, and scores of some size."""
     torch.manual_seed(sum(map(ord, name)))
     net = NETWORKS[name]().double().eval()
+    with torch.no_grad():  # scores of a trained network: pytorch-grad-cam adds 1e-6 to squares of gradients
+        net[-1].weight *= 100
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for values, low, high in (
@@ -155,7 +157,7 @@ def tensors(x: np.ndarray, classes: np.ndarray) -> tuple[Any, Any]:
     return torch.tensor(x.astype(np.float64), requires_grad=True), torch.tensor(classes)
 
 
-# ---- what the oracles say ----------------------------------------------------------------------------------------------
+# ---- what the oracles say -------------------------------------------------------------------------------------------
 def by_zennit(name: str, composite: Any, x: np.ndarray, classes: np.ndarray, is_scored: bool) -> np.ndarray:
     """Attributions of one of zennit's composites, begun with the score or with 1."""
     zennit = oracle("zennit")
@@ -187,3 +189,21 @@ def by_captum(name: str, called: str, x: np.ndarray, classes: np.ndarray, **sett
         if isinstance(module, torch.nn.Flatten):
             module.rule = EpsilonRule()  # of a layer that Captum does not know: what it has for linear ones
     return getattr(captum, called)(net).attribute(inputs, target=labels, **settings).detach().numpy()
+
+
+def by_grad_cam(name: str, called: str, layer: int, x: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Class activation maps of a module of the network, from 0 to 1 in each image, [n, h, w]."""
+    cams = oracle("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    net, (inputs, _) = deepcopy(torch_network(name)), tensors(x, classes)
+    with getattr(cams, called)(model=net, target_layers=[net[layer]]) as found:
+        return found(input_tensor=inputs, targets=[ClassifierOutputTarget(int(k)) for k in classes])
+
+
+def layer_grad_cam(name: str, layer: int, x: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Captum's Grad-CAM of a module, resized to the image, [n, 1, h, w]."""
+    captum = oracle("captum.attr")
+    net, (inputs, labels) = deepcopy(torch_network(name)), tensors(x, classes)
+    found = captum.LayerGradCam(net, net[layer]).attribute(inputs, target=labels, relu_attributions=True)
+    return captum.LayerAttribution.interpolate(found, x.shape[2:], "bilinear").detach().numpy()
