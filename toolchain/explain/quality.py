@@ -298,11 +298,11 @@ def blurred(images: F32, sigma: float | None = None) -> F32:
 
     sigma  in pixels; by default an eighth of the longer side, which leaves no shape to see
     """
-    sigma = max(images.shape[2:]) / 8 if sigma is None else sigma
+    spread = max(images.shape[2:]) / 8 if sigma is None else sigma
 
     def smooth(n: int) -> F64:
         apart = np.arange(n)[:, None] - np.arange(n)
-        weight = np.exp(-0.5 * (apart / sigma) ** 2)
+        weight = np.exp(-0.5 * (apart / spread) ** 2)
         return weight / weight.sum(axis=1, keepdims=True)
 
     down, across = (smooth(n) for n in images.shape[2:])
