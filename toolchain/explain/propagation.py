@@ -127,7 +127,7 @@ def favour(gamma: float) -> Layer:
 
 
 PROPORTIONAL: Layer = (Share((Term(),)),)  # LRP-ε (Bach et al. 2015, eq. 58)
-# z^B for values between bounds (Montavon et al. 2017, eq. 13): the least and the largest of each image
+# z^B for values between bounds (Montavon et al. 2017): the least and the largest of each image
 BOX: Layer = (Share((Term(), Term(lowest, above, sign=-1.0), Term(highest, below, sign=-1.0))),)
 
 
@@ -229,13 +229,13 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
 
 
 def check_linear(g: Tape, node: ir.Node, copy: ir.Node, flow: Flow) -> None:
-    """Raise Unsupported where computed values are multiplied with each other: no rule says which of them gets what."""
+    """Raise Unsupported where computed values are multiplied, or divided by: no rule says which of them gets what."""
     entry = find(node)
     if flow not in (Flow.WEIGHS, Flow.ADDS) or entry is None or entry.ray is None:
         return
     rays = [Ray.HOMOGENEOUS if v is not None and g.needs(v) else None for v in copy.inputs]
     if entry.ray(node, rays) is Ray.CURVED:
-        raise Unsupported(f"{where(node)} multiplies computed values, which no relevance rule shares out")
+        raise Unsupported(f"{where(node)} is not linear in its computed inputs: no relevance rule shares it out")
 
 
 def reads_pixels(node: ir.Node) -> bool:
