@@ -34,6 +34,11 @@ def test_an_npz_keeps_numbers_labels_and_class_names(model: Model, tmp_path: Pat
     assert found.classes == ("triangle", "square")
 
 
+def test_labelled_images_remember_how_they_became_numbers(model: Model, tmp_path: Path):
+    images(tmp_path, {"a/x.png": 0, "b/y.png": 255})
+    assert load_samples(tmp_path, model, "raw").pixels == "raw"
+
+
 def test_a_folder_for_each_class_is_labelled_in_the_order_of_names(model: Model, tmp_path: Path):
     images(tmp_path, {"square/b.png": 255, "square/a.png": 0, "triangle/c.png": 51})
     found = load_samples(tmp_path, model)

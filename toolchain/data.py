@@ -7,7 +7,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ def checked(samples: Samples, model: Model, path: Path) -> Samples:
     if classes is not None and (labels.min() < 0 or labels.max() >= classes):
         bad = labels.max() if labels.max() >= classes else labels.min()
         raise BadInput(f"label {bad} is outside the model's {classes} classes (0…{classes - 1})", str(path))
-    return Samples(samples.name, samples.inputs, labels.astype(np.int64), samples.classes)
+    return replace(samples, labels=labels.astype(np.int64))
 
 
 def sha256_of(samples: Samples) -> str:
