@@ -11,9 +11,10 @@ from compress.networks import NETWORKS, Net, cnns, network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolchain.compress.groups import analyse
+from toolchain.compress.groups import Channels, analyse
 from toolchain.compress.surgery import mask, prune
 from toolchain.compress.weightless import Stay, weightless
+from toolchain.errors import UsageError
 from toolchain.model import Model
 from toolchain.verify import compare, probes, prove
 
@@ -69,7 +70,7 @@ def test_every_unit_that_is_left_changes_the_answers_when_it_goes(seed: int) -> 
     _, pruned, removed, stays = cut(model)
     assert any(removed.values())
     channels, inputs = analyse(pruned), probes(model)
-    named = {s.node for s in stays}
+    named = {s.where for s in stays}
     for g in channels.groups:
         for unit in g.units if g.name not in named else ():
             assert compare(pruned, mask(pruned, channels, np.array([unit])), inputs, "whole").max_abs > 0, g.name
@@ -144,7 +145,7 @@ def test_a_group_keeps_one_unit_and_says_so() -> None:
     model = net.model()
     _, pruned, removed, stays = cut(model)
     assert sorted(map(len, removed.values())) == [3, 4 * 36 - 1]
-    assert {s.reason for s in stays} == {"a group keeps one unit"}
+    assert {s.reason for s in stays} == {"a group cannot be empty"}
     assert compare(model, pruned, probes(model), "original").passed
 
 
@@ -157,3 +158,34 @@ def test_a_constant_that_a_depthwise_convolution_hands_on_is_named_once() -> Non
     _, _, removed, stays = cut(net.model())
     assert not any(removed.values())
     assert [(s.units, s.reason) for s in stays] == [(1, "it differs from place to place")]
+
+
+@pytest.mark.parametrize(("align", "left"), [("off", 5), ("4", 8), ("auto", 8)])
+def test_units_that_nothing_needs_fill_up_to_the_alignment(align: str, left: int) -> None:
+    net = Net(9, x=(5,))
+    hidden = net.dense("x", 16)
+    head = net.head(net.relu(hidden))
+    net.parameters[f"{head}.weight"][:, 5:] = 0
+    assert weightless(net.model(), align)[1].widths == {hidden: (16, left)}
+
+
+def test_groups_in_keep_stay_whole_and_a_pattern_of_no_group_is_refused() -> None:
+    model = sparse(network("alexnet"), 0.9, 0)
+    widths = weightless(model, keep=("conv*",))[1].widths
+    assert all((before == after) is name.startswith("conv") for name, (before, after) in widths.items())
+    assert compare(model, prune(*planned(model, ("conv*",))), probes(model), "original").passed
+    with pytest.raises(UsageError, match="--keep"):
+        weightless(model, keep=("nothing",))
+
+
+def planned(model: Model, keep: tuple[str, ...]) -> tuple[Model, Channels, np.ndarray]:
+    clean, plan, _ = weightless(model, keep=keep)
+    channels = analyse(clean)
+    return clean, channels, plan.labels(channels)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_a_pruned_network_has_nothing_more_to_lose(name: str) -> None:
+    """Groups that would be empty keep their one unit."""
+    _, pruned, _, _ = cut(sparse(network(name), 0.7, seed=5))
+    assert not any(cut(pruned)[2].values())

@@ -11,18 +11,21 @@ that it reads with a weight is, and what no channel rule passes may depend on an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from toolchain.compress.budget import check_patterns
 from toolchain.compress.costing import COUNTERS, costing
 from toolchain.compress.groups import Channels, analyse, contracted
 from toolchain.compress.layers import bias_of, blocks_of, column_axis, is_linear, matrix, unit_axis, write
 from toolchain.compress.plan import Plan
+from toolchain.compress.widths import steps_of
 from toolchain.model import Model
 from toolchain.ops.pooling import window
 from toolchain.ops.table import attribute, constant, find, operand, where
@@ -34,9 +37,9 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Stay:
-    """Units that are constant and yet stay, in front of the node that reads them."""
+    """Units that are constant, or that nothing needs, and yet stay; where: the node that reads them, or their group."""
 
-    node: str
+    where: str
     units: int
     reason: str
 
@@ -72,26 +75,36 @@ class Reader:
         return self.makes[(self.weighs & inputs).any(axis=1).ravel()]
 
 
-def weightless(model: Model, threads: int = 1) -> tuple[Model, Plan, list[Stay]]:
+def weightless(
+    model: Model, align: str = "off", keep: Sequence[str] = (), threads: int = 1
+) -> tuple[Model, Plan, list[Stay]]:
     """The model with its constants settled, the plan that takes all that nothing needs out of it, and what stays.
 
-    Each group keeps one unit at least. Raises Unsupported where onnxruntime has no kernel for a node.
+    align  widths are multiples of this: auto, off or a number; units that nothing needs fill them up
+    keep   patterns of group names to leave alone
+
+    Each group keeps one unit at least. Raises UsageError for patterns of no group, Unsupported where onnxruntime has no
+    kernel for a node.
     """
     clean, stays = settled(model, threads)
     channels = analyse(clean)
+    check_patterns(keep, [g.name for g in channels.groups], "--keep")
     stay = needed(clean, channels)
-    for group in sorted(channels.groups, key=lambda g: g.kind != "position"):
-        if not stay[group.units].any():
-            stay[group.units[0]] = True
-            own(channels, stay)
-            stays.append(Stay(group.name, 1, "a group keeps one unit"))
+    for group in sorted(channels.groups, key=lambda g: g.kind != "position"):  # a place keeps its channel
+        count = int(stay[group.units].sum())
+        step = len(group) if any(fnmatch(group.name, k) for k in keep) else steps_of(group, align)
+        width = min(-(-max(count, 1) // step) * step, len(group))
+        stay[group.units[~stay[group.units]][: width - count]] = True
+        own(channels, stay)
+        if not count and width < len(group):
+            stays.append(Stay(group.name, width, "a group cannot be empty"))
     removed = {g.name: tuple(np.flatnonzero(~stay[g.units]).tolist()) for g in channels.groups}
     widths = {g.name: (len(g), len(g) - len(removed[g.name])) for g in channels.groups}
-    counts = [np.array([n * len(r) for r in removed.values()], np.int64) for n in (0, 1)]
+    counts = np.array([len(r) for r in removed.values()], np.int64)
     costs = costing(clean, channels)
-    before, after = (costs.costs(n).tolist() for n in counts)
+    before, after = (costs.costs(n).tolist() for n in (0 * counts, counts))
     told = {q: (int(b), int(a)) for q, b, a in zip(COUNTERS, before, after, strict=True)}
-    return clean, Plan(clean.sha256, "weightless", "off", removed, widths, told), stays
+    return clean, Plan(clean.sha256, "weightless", align, removed, widths, told), stays
 
 
 # ---- who reads whom ------------------------------------------------------------------------------------------------
@@ -106,7 +119,8 @@ def readers(model: Model, channels: Channels) -> Iterator[tuple[ir.Node, Reader 
         if is_linear(node, model) and x is not None and all(key in labels.axes for key in keys):
             reads, makes = (labels.of(*key) for key in keys)  # type: ignore[misc]
             weights = matrix(node)
-            weighs = weights.reshape(len(weights), len(reads) // len(weights), -1, weights.shape[2]).any(axis=2)
+            by_tap = weights.reshape(len(weights), len(reads) // len(weights), -1, weights.shape[2])
+            weighs: Flags = np.any(by_tap, axis=2)
             yield node, Reader(node, reads, makes, weighs)
         else:
             yield node, None
