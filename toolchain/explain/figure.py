@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.explain.atlas import Atlas
+
 F64 = NDArray[np.float64]
 Scalar = str | int | float | bool | None
 Row = dict[str, Scalar]
@@ -170,7 +172,7 @@ class Panels:
         return [{"panel": t} | r for t, c in zip(self.titles, self.charts, strict=True) for r in c.rows()]
 
 
-Chart = Bars | Lines | Trade | Histogram | Gallery | Boxes | Panels
+Chart = Bars | Lines | Trade | Histogram | Gallery | Boxes | Panels | Atlas
 
 
 @dataclass(frozen=True)
