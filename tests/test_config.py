@@ -128,7 +128,7 @@ def test_pyproject_is_read_only_where_it_speaks_of_jettison(tmp_path: Path, monk
     project = tmp_path / "pyproject.toml"
     project.write_text("[tool.other]\nx = 1\n")
     assert read_config() is None
-    with pytest.raises(UsageError, match="no \\[tool.jettison\\]"):
+    with pytest.raises(UsageError, match=r"no \[tool.jettison\]"):
         read_config(project)
     project.write_text('[tool.jettison.model]\npath = "a.onnx"\n[[tool.jettison.budget]]\nflash = 1\n')
     file = read_config()
