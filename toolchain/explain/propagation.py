@@ -200,7 +200,7 @@ def passed(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents
 
 
 FLOWS: dict[Flow, Rule] = {
-    Flow.ADDS: added, Flow.PASSES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
+    Flow.PASSES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
 }  # fmt: skip
 
 
@@ -216,9 +216,12 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
         entry = find(node)
         if entry is None or entry.lrp is None:
             raise Unsupported(f"{where(node)} has no relevance rule")
-        check_linear(g, node, copy, entry.lrp)
-        if entry.lrp is not Flow.WEIGHS:
+        if entry.lrp not in (Flow.WEIGHS, Flow.ADDS):
             return FLOWS[entry.lrp](g, node, copy, dys)
+        if not is_linear(g, node, copy):
+            return gated(g, node, copy, must(dys[0]))
+        if entry.lrp is Flow.ADDS:
+            return added(g, node, copy, dys)
         is_convolution = node.op_type in ("Conv", "ConvTranspose")
         layer = (convolution or dense) if is_convolution else dense
         if first is not None and is_convolution and reads_pixels(node):
@@ -228,14 +231,35 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
     return rule
 
 
-def check_linear(g: Tape, node: ir.Node, copy: ir.Node, flow: Flow) -> None:
-    """Raise Unsupported where computed values are multiplied, or divided by: no rule says which of them gets what."""
+def is_linear(g: Tape, node: ir.Node, copy: ir.Node) -> bool:
+    """Whether an op is linear in all of its computed inputs together: none is multiplied with another, or divides."""
     entry = find(node)
-    if flow not in (Flow.WEIGHS, Flow.ADDS) or entry is None or entry.ray is None:
-        return
+    assert entry is not None and entry.ray is not None
     rays = [Ray.HOMOGENEOUS if v is not None and g.needs(v) else None for v in copy.inputs]
-    if entry.ray(node, rays) is Ray.CURVED:
+    return entry.ray(node, rays) is not Ray.CURVED
+
+
+def gated(g: Tape, node: ir.Node, copy: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """A signal times a gate from 0 to 1: the signal gets all of it (Arras et al. 2017).
+
+    Raises Unsupported where it is not told which of two factors is the gate.
+    """
+    gates = [i for i, v in enumerate(node.inputs) if is_gate(v)]
+    if node.op_type != "Mul" or len(gates) != 1:
         raise Unsupported(f"{where(node)} is not linear in its computed inputs: no relevance rule shares it out")
+    gate = must(copy.inputs[gates[0]])
+    nothing = g.op("Unsqueeze", g.op("Mul", gate, g.f32(0)), g.i64([0]))
+    everything = g.unbroadcast(dy, must(copy.inputs[1 - gates[0]]), copy.outputs[0])
+    return [nothing if i in gates else everything for i in range(2)]
+
+
+def is_gate(value: ir.Value | None) -> bool:
+    """Whether a sigmoid made it, wherever its places went since."""
+    node = None if value is None else value.producer()
+    entry = None if node is None else find(node)
+    if node is None or entry is None:
+        return False
+    return node.op_type in ("Sigmoid", "HardSigmoid") or (entry.lrp is Flow.MOVES and is_gate(node.inputs[0]))
 
 
 def reads_pixels(node: ir.Node) -> bool:
