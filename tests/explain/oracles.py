@@ -105,11 +105,20 @@ def normalised() -> Any:
     )  # fmt: skip
 
 
+def swish() -> Any:
+    """Its activation is exported as a product of x with a gate."""
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 8, 3, stride=2), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES),
+    )  # fmt: skip
+
+
 def unbiased() -> Any:
     return sequential(bias=False)
 
 
-NETWORKS = {f.__name__: f for f in (sequential, residual, normalised, unbiased)}
+NETWORKS = {f.__name__: f for f in (sequential, residual, normalised, swish, unbiased)}
 
 
 @cache

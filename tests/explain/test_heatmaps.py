@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 pytest.importorskip("torch", reason="torch is the oracles' runtime")
 
+from compress.networks import Net, network, original, samples
 from explain.oracles import (
     by_captum,
     by_grad_cam,
@@ -22,11 +24,12 @@ from explain.oracles import (
     torch_network,
 )
 
-from toolchain.errors import UsageError
+from toolchain.errors import Unsupported, UsageError
 from toolchain.explain import heatmaps as h
+from toolchain.model import Model
 
 CLOSE = 1e-4  # of the largest relevance: float32 against float64 through a dozen layers
-NETWORKS = ["sequential", "residual", "normalised"]
+NETWORKS = ["sequential", "residual", "normalised", "swish"]
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -90,7 +93,7 @@ def test_relevance_propagation_is_zennits(name: str, method: str) -> None:
 
 
 # ---- class activation maps ------------------------------------------------------------------------------------------
-LAST = {"sequential": 4, "residual": 3, "normalised": 6}  # the last module before pooling
+LAST = {"sequential": 4, "residual": 3, "normalised": 6, "swish": 3}  # the last module before pooling
 
 
 def scaled(maps: np.ndarray) -> np.ndarray:
@@ -196,3 +199,41 @@ def test_mistakes_are_told_with_a_way_out() -> None:
         h.heatmaps(model, "gradient", x, np.array([0, 1]))
     with pytest.raises(UsageError, match=r"images are \[3, 6, 12\], but 'x' is \[3, 12, 12\]"):
         h.heatmaps(model, "gradient", x[:, :, :6])
+
+
+def test_a_product_of_two_computed_values_is_refused_unless_one_is_a_gate() -> None:
+    """Of a gate and a signal the signal gets all of it: the same relevance as without the gate, which is even."""
+    net = Net(3, x=(3, 6, 6))
+    y = net.conv("x", 4)
+    net.op("Mul", y, net.op("Sigmoid", net.op("Mul", y, np.zeros((), np.float32))))
+    gated, x = headed(net), images()[..., :6, :6]
+    bare = Net(3, x=(3, 6, 6))
+    bare.op("Mul", bare.conv("x", 4), np.full((), 0.5, np.float32))
+    assert_close(h.relevance(gated, "lrp-gamma", x), h.relevance(headed(bare), "lrp-gamma", x))
+    squared = Net(3, x=(3, 6, 6))
+    y = squared.conv("x", 4)
+    squared.op("Mul", y, squared.relu(y), name="product")
+    with pytest.raises(Unsupported, match=r"Mul 'product' is not linear in its computed inputs.* --methods"):
+        h.heatmaps(headed(squared), "lrp-epsilon", x)
+
+
+def headed(net: Net) -> Model:
+    """With scores of three classes at its end, the same for the same widths."""
+    last = net.nodes[-1].output[0]
+    weights = np.random.default_rng(2).standard_normal((4, 3)).astype(np.float32)
+    net.op("Gemm", net.op("Flatten", net.op("GlobalAveragePool", last)), weights)
+    return net.model()
+
+
+@pytest.mark.parametrize("name", ["class_token", "fused_attention", "windows", "mixer"])
+def test_attention_has_the_gradient_family_and_refuses_propagation_by_name(name: str) -> None:
+    model = network(name)
+    (x,) = samples(model.inputs, 2).values()
+    complete = h.relevance(model, "integrated-gradients", x).sum(axis=(1, 2, 3))
+    runner = ort.InferenceSession(original(name).SerializeToString(), providers=["CPUExecutionProvider"])
+    logits = lambda v: runner.run(None, {"x": v})[0]
+    best = logits(x).argmax(axis=1)
+    change = (logits(x) - logits(np.zeros_like(x)))[np.arange(2), best]
+    np.testing.assert_allclose(complete, change, rtol=0.02, atol=1e-3)
+    with pytest.raises(Unsupported, match=r"(LayerNormalization|Where) '.+' has no relevance rule"):
+        h.heatmaps(model, "lrp-epsilon", x)
