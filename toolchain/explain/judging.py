@@ -104,17 +104,8 @@ def judge(
 
     Raises Unsupported where the network is no classifier of images, UsageError without images.
     """
-    logits = scores_of(model, threads)
-    ((_, x),) = samples.inputs.items()
-    if not len(x):
-        raise UsageError(f"{samples.name} has no images")
-    at_x, at_black = (in_parts(logits, v) for v in (x, np.zeros_like(x[:1])))
-    targets = at_x.argmax(axis=1).astype(np.int64)
-    watched = Watched(lambda images: softmax(logits(images)), x, targets)
-    probe = Probe(
-        watched, samples.masks, quality.eighth(watched.size) if region is None else region, FILLS[fill](x), seed
-    )
-    own, black = at_x[np.arange(len(x)), targets], at_black[0, targets]
+    probe = probing(model, samples, region=region, fill=FILLS[fill], seed=seed, threads=threads)
+    x, targets = probe.watched.images, probe.watched.targets
     found: list[Judgement] = []
     lacking: dict[str, str] = {}
     asked = list(methods or METHODS)
@@ -126,25 +117,52 @@ def judge(
             lacking[name] = error.what
             continue
         method = METHODS[name]
-        change = own if method.is_scored else own - black if method.by_pixel else None
+        change = probe.own if method.is_scored else probe.own - probe.black if method.by_pixel else None
         gap = None if change is None else quality.completeness_gap(shared, change)
         found.append(judgement(probe, name, method.shown(shared), gap))
     progress("quality", len(asked), len(asked) + 1)
-    found.append(judgement(probe, RANDOM, np.random.default_rng(seed).random((len(x), *watched.size))))
-    chance = quality.random_perturbation(watched, orders, region=probe.region, fill=probe.fill, seed=seed)
+    found.append(judgement(probe, RANDOM, np.random.default_rng(seed).random((len(x), *x.shape[2:]))))
+    chance = quality.random_perturbation(probe.watched, orders, region=probe.region, fill=probe.fill, seed=seed)
     progress("quality", len(asked) + 1, len(asked) + 1)
     return Judged(len(x), tuple(found), chance, lacking, probe.region, fill)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What every method's maps are tried on, and how."""
+    """What every method's maps are tried on, and how.
+
+    own, black  the class's score before a softmax, at each image and at a black one, [n]
+    """
 
     watched: Watched
+    own: F64
+    black: F64
     masks: NDArray[np.bool_] | None
     region: int
     fill: Fill
     seed: int
+
+
+def probing(
+    model: Model,
+    samples: Samples,
+    *,
+    region: int | None = None,
+    fill: Callable[[F32], Fill] = FILLS["mean"],
+    seed: int = 0,
+    threads: int = 1,
+) -> Probe:
+    """The images, watched by the probability of the class that the network predicts; raises as `judge` does."""
+    logits = scores_of(model, threads)
+    ((_, x),) = samples.inputs.items()
+    if not len(x):
+        raise UsageError(f"{samples.name} has no images")
+    at_x, at_black = (in_parts(logits, v).astype(np.float64) for v in (x, np.zeros_like(x[:1])))
+    targets = at_x.argmax(axis=1).astype(np.int64)
+    watched = Watched(lambda images: softmax(logits(images)), x, targets)
+    side = quality.eighth(watched.size) if region is None else region
+    own, black = at_x[np.arange(len(x)), targets], at_black[0, targets]
+    return Probe(watched, own, black, samples.masks, side, fill(x), seed)
 
 
 def judgement(probe: Probe, name: str, maps: NDArray[np.floating], gap: float | None = None) -> Judgement:
