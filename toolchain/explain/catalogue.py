@@ -19,6 +19,7 @@ from toolchain.explain import figures
 from toolchain.explain.figure import Figure
 from toolchain.explain.findings import Finding, findings, units_of
 from toolchain.explain.heatmaps import METHODS, image_tail, layer_of
+from toolchain.explain.judging import Judged, images_for, judge
 from toolchain.explain.layers import Activation, hidden
 from toolchain.explain.occurrence import Occurrence, check_size, class_names, occurrences
 from toolchain.explain.units import Layer, layers_of
@@ -99,6 +100,16 @@ class Subject:
         """What curves are measured on."""
         samples, memory = (*self.tests, self.data)[0], min((self.max_memory or 1 << 30) // 4, 1 << 28)
         return figures.Trial(self.model, self.channels, samples, self.threads, memory, progress=self.progress)
+
+    @cached_property
+    def judged(self) -> Judged:
+        """The heatmaps of every method, judged on as many images as that is affordable for."""
+        images = min(self.samples, images_for(self.model, len(self.methods or METHODS), self.orders))
+        picked = self.trial.samples.balanced(images, self.seed)
+        return judge(
+            self.model, picked, self.methods, at=self.at, orders=self.orders, seed=self.seed, threads=self.threads,
+            progress=self.progress,
+        )  # fmt: skip
 
     @property
     def has_classes(self) -> bool:
@@ -222,6 +233,10 @@ FIGURES: dict[str, Entry] = {
         images,
         differentiable,
     ),
+    "perturbation": alone(
+        lambda s: figures.perturbation(s.judged, s.trial.samples.name), classes, images, differentiable
+    ),
+    "quality": alone(lambda s: figures.quality_table(s.judged, s.trial.samples.name), classes, images, differentiable),
     "classes": alone(lambda s: figures.class_counts(s.data, s.names), classes, labels),
     "splits": alone(lambda s: figures.splits(s.model, (s.data, *s.tests), s.threads), classes, labels),
     "unit": of_layers(lambda s, l: figures.unit(l, s.names), classes, labels),

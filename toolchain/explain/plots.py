@@ -111,9 +111,9 @@ def named(chart: Bars, width: int) -> list[str]:
 def lines(axes: Axes, chart: Lines) -> None:
     """Lines told apart by colour and dash; a band where there is a spread; a legend where there are several."""
     for i, series in enumerate(chart.series):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[(i + i // len(COLOURS)) % len(DASHES)]  # a ninth looks new
         assert series.x is not None
-        axes.plot(series.x, series.y, color=colour, linestyle=DASHES[i % len(DASHES)], label=safe(series.name))
+        axes.plot(series.x, series.y, color=colour, linestyle=dash, label=safe(series.name))
         if series.low is not None and series.high is not None:
             axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel=safe(chart.x), ylabel=safe(chart.y))

@@ -11,6 +11,7 @@ from toolchain.explain.figures.occurrence import (
     occurrence_maps,
     selectivity_maps,
 )
+from toolchain.explain.figures.quality import perturbation, quality_table
 from toolchain.explain.figures.units import conditional, overlap, rank_histogram, sorted_units, unit
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "occurrence_maps",
     "overlap",
     "parameters",
+    "perturbation",
     "prune_curve",
+    "quality_table",
     "rank_histogram",
     "sample_images",
     "selectivity_maps",
