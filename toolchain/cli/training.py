@@ -179,12 +179,13 @@ def sparsify(
     from toolchain.files import folder
     from toolchain.model import load
     from toolchain.pipeline import sparsifying
-    from toolchain.retrain import rounds as pruned
     from toolchain.tables import show
 
     asked, part = Recipe(**recipe), parse_share(share)
     if max_drop is not None and validation is None:
         raise UsageError("--max-drop needs samples that judge the rounds", way_out="Give --validation")
+    from toolchain.retrain import rounds as pruned  # after mistakes, since torch takes a second
+
     given = load(model, parse_shapes(shapes))
     samples = load_samples(data, given, pixels)
     judge = None if validation is None else load_samples(validation, given, pixels)
