@@ -131,11 +131,15 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images [h, w, 3] or [h, w] in 0..1, each with its title and its number in the data."""
+    """Images [h, w, 3 or 1] or [h, w] in 0..1, each with its title and its number in the data.
+
+    columns  images of a row; a title may reach over those beside it that have none
+    """
 
     images: tuple[NDArray[np.float32], ...]
     titles: tuple[str, ...]
     numbers: tuple[int, ...]
+    columns: int = 5
 
     def rows(self) -> list[Row]:
         """One for each image."""

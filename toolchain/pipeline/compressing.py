@@ -17,6 +17,7 @@ from toolchain.compress.budget import COUNTED, parse_budget
 from toolchain.compress.groups import analyse
 from toolchain.compress.plan import save_plan
 from toolchain.compress.ranks import save_ranks
+from toolchain.explain.drift import drift_facts
 from toolchain.files import write_text
 from toolchain.model import Model
 from toolchain.pipeline import facts
@@ -61,6 +62,8 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     integers = quantised(asked, final)
     if integers:
         log.done("quantise", describe(integers))
+    drift = drift_facts(model, final, job.calibration, job.seed, job.threads)
+    log.done("drift", facts.describe_drift(drift))
     rows = measured(job, dense_lite, results)
     log.done("bench", facts.describe_rows(rows))
     report = {
@@ -77,6 +80,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
         **found(walk, first, scorer, judge, job),
         "emitted": emitted,
         "quantised": integers,
+        "drift": drift,
         "bench": [as_row(r) | {"model": role} for r, role in zip(rows, ["before", "after"] * len(rows), strict=False)],
         "checks": checks(job, walk, judge, emitted, rows) + check_rows(integers),
         "stages": log.stages,

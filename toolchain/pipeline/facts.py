@@ -233,6 +233,17 @@ def describe_files(emitted: Sequence[dict[str, Any]]) -> str:
     return " · ".join(f"{e['path']} {e['bytes'] / 2**20:.2f} MiB · max |Δ| {e['max_abs']:.1e}" for e in emitted)
 
 
+def describe_drift(drift: dict[str, Any]) -> str:
+    """The line of the drift stage."""
+    if drift["why_not"]:
+        return f"explanations were not compared: {drift['why_not']}"
+    told = {k: "–" if drift[k] is None else f"{drift[k]:.2f}" for k in ("rank_correlation", "iou", "other_samples")}
+    same = drift["same_answer"]
+    parts = [f"heatmaps of {drift['n']} samples", f"rank correlation {told['rank_correlation']}", f"IoU {told['iou']}"]
+    parts += [f"same answer {100 * same:.1f} %"] if same is not None else []
+    return " · ".join(parts)
+
+
 def describe_rows(rows: Sequence[Measurement]) -> str:
     """The line of the bench stage."""
     pairs = zip(rows[::2], rows[1::2], strict=True)
