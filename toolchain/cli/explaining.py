@@ -123,6 +123,7 @@ def explain(
         for name, why in left_out.items():
             say("left out", f"{name}: {why}", 0.0)
         settings = {"samples": samples, "steps": steps, "orders": orders, "seed": seed, "pixels": pixels}
+        settings |= {"methods": list(asked_methods) or None, "at": at}
         made_of = origin(
             loaded,
             (subject.data, *subject.tests),

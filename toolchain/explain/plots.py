@@ -225,7 +225,8 @@ def gallery(canvas: Canvas, chart: Gallery) -> None:
     columns = min(chart.columns, max(len(chart.images), 1))
     rows = math.ceil(len(chart.images) / columns)
     side = WIDTH / max(columns, 5)
-    canvas.set_size_inches(columns * side, (side + 0.45) * max(rows, 1))
+    above = 0.45 if columns <= 5 else 0.3  # inches of a title, which is folded over large images
+    canvas.set_size_inches(columns * side, (side + above) * max(rows, 1))
     for i, axes in enumerate(canvas.subplots(max(rows, 1), columns, squeeze=False).flat):
         axes.set_axis_off()
         if i < len(chart.images):
