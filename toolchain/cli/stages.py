@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,13 @@ def gradient(model: Path, cut: str, target: str | None, out: Path, shapes: tuple
     help="Which units of a group go first.",
 )
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Use this plan.json instead of a budget.")
+@click.option(
+    "--from-findings",
+    "findings_file",
+    type=click.Path(path_type=Path),
+    help="Cut what the findings.json of jettison explain names, no more and no less: dead, unselective and redundant "
+    "kernels.",
+)
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan.")
 @click.option(
     "--mask-only", is_flag=True, help="Multiply by zero instead of removing: what the pruned model must equal."
@@ -200,6 +208,7 @@ def prune(
     approximate: bool,
     order: str,
     plan_file: Path | None,
+    findings_file: Path | None,
     plan_out: Path | None,
     mask_only: bool,
     dry_run: bool,
@@ -219,9 +228,10 @@ def prune(
     from toolchain.model import load, save
     from toolchain.tables import show
 
-    if (budget is None) == (plan_file is None):
+    if sum(given is not None for given in (budget, plan_file, findings_file)) != 1:
         raise UsageError(
-            "a budget or a plan is needed, not both", way_out="Give --budget params<=30%, or --plan plan.json"
+            "a budget, a plan or findings are needed, and one of them",
+            way_out="Give --budget params<=30%, --plan plan.json or --from-findings findings.json",
         )
     for path in (out, plan_out):
         if path is not None and not dry_run:
@@ -232,6 +242,9 @@ def prune(
     if plan_file is not None:
         plan = load_plan(plan_file, loaded)
         channels = analyse(loaded, plan.approximate)
+    elif findings_file is not None:
+        channels = analyse(loaded, approximate)
+        plan = planned(loaded, channels, findings_file, keep)
     else:
         assert budget is not None
         channels = analyse(loaded, approximate)
@@ -263,6 +276,23 @@ def prune(
     if plan_out is not None:
         save_plan(plan, plan_out, force)
         click.echo(f"wrote {plan_out}")
+
+
+def planned(model: Any, channels: Any, path: Path, keep: tuple[str, ...]) -> Any:
+    """The plan that findings make; what they name and cannot go is told."""
+    import numpy as np
+
+    from toolchain.compress.budget import check_patterns
+    from toolchain.compress.plan import plan_without
+    from toolchain.explain.findings import load_findings, removal
+
+    check_patterns(keep, [g.name for g in channels.groups], "--keep")
+    gone = removal(load_findings(path, model), model, channels)
+    for layer, kernels in gone.stuck.items():
+        click.echo(f"stays     {layer}: {len(kernels)} kernels; jettison groups says why", err=True)
+    kept = [g.units for g in channels.groups if any(fnmatch(g.name, k) for k in keep)]
+    labels = np.setdiff1d(gone.labels, np.concatenate([np.zeros(0, np.int64), *kept]))
+    return plan_without(model, channels, labels, "findings")
 
 
 @cli.command()
