@@ -1,7 +1,7 @@
 """Commands. Each imports what it needs when it runs: `--help` loads no numerical library."""
 
 from toolchain.cli import checking, explaining, job, measuring, reading, stages, sweeping, targeting, training
-from toolchain.cli.app import cli, main
+from toolchain.cli.app import cli, main, name_variables
 
 __all__ = [
     "checking",
@@ -16,3 +16,5 @@ __all__ = [
     "targeting",
     "training",
 ]
+
+name_variables(cli)
