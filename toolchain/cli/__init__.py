@@ -12,9 +12,11 @@ from toolchain.cli import (
     training,
     tuning,
 )
-from toolchain.cli.app import cli, main
+from toolchain.cli.app import cli, main, name_variables
 
 __all__ = [
     "checking", "cli", "explaining", "job", "main", "measuring", "reading", "stages", "sweeping", "targeting",
     "training", "tuning",
 ]  # fmt: skip
+
+name_variables(cli)
