@@ -84,6 +84,9 @@ def test_without_labels_what_needs_them_is_left_out_and_told(data: Path, tmp_pat
     [
         (("--figures", "unit,unicorn"), "unknown figure 'unicorn'"),
         (("--layers", "nothing*"), "no layer fits 'nothing*'"),
+        (("--figures", "heatmaps", "--methods", "gradient,grad"), "unknown method 'grad'. Use some of gradient,"),
+        (("--figures", "heatmaps", "--at", "logits"), "layer 'logits' [N,2] has no spatial axes"),
+        (("--figures", "heatmaps", "--at", "conv9"), "there is no layer 'conv9' before the logits"),
         (("--classes", "hexagon"), "there is no class 'hexagon'. Classes are triangle, square"),
     ],
 )
@@ -113,8 +116,11 @@ def test_an_op_without_a_gradient_rule_leaves_out_what_needs_attributions(monkey
     assert set(left) == {"prune-curve"} and "no gradient rule" in left["prune-curve"]
 
 
+IMAGES = {"samples", "input-maps", "heatmaps"}
+
+
 def test_samples_that_are_no_images_are_not_drawn() -> None:
-    assert set(missing(subject(network("mlp"), np.arange(9) % 3), list(FIGURES))) == {"samples", "input-maps"}
+    assert set(missing(subject(network("mlp"), np.arange(9) % 3), list(FIGURES))) == IMAGES
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "attention"])

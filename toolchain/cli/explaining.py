@@ -44,6 +44,8 @@ from toolchain.errors import UsageError
     metavar="NAME,...",
     help="Classes to show, by name or number; sorted and class-curves are about the first. [default: all, 8 at most]",
 )
+@click.option("--methods", metavar="NAME,...", help="Of heatmaps. [default: all that the network has rules for]")
+@click.option("--at", metavar="LAYER", help="Value whose channels grad-cam weighs. [default: the last with places]")
 @click.option("--orders", default=5, show_default=True, help="Random orders of the prune curve.")
 @out_folder("explain-out")
 @STEPS
@@ -63,6 +65,8 @@ def explain(
     asked: str,
     layers: str | None,
     classes: str | None,
+    methods: str | None,
+    at: str | None,
     orders: int,
     out: Path,
     steps: int,
@@ -85,10 +89,11 @@ def explain(
     from toolchain.explain.writing import check_folder, origin, write_figure, write_pages
     from toolchain.model import load
 
-    names = catalogue.wanted(asked)
+    names, asked_methods = catalogue.wanted(asked), catalogue.methods_named(methods)
     loaded = load(model, parse_shapes(shapes))
     channels = analyse(loaded)
     groups = catalogue.layers_named(channels, layers)
+    catalogue.check_layer(loaded, at)
     check_folder(out, catalogue.stems(names, groups), force)
     given = load_samples(data, loaded, pixels)
     with progress(context) as (say, advance):
@@ -105,6 +110,8 @@ def explain(
             seed,
             threads,
             max_memory,
+            asked_methods,
+            at,
             advance,
         )
         begun = time.perf_counter()
@@ -116,6 +123,7 @@ def explain(
         for name, why in left_out.items():
             say("left out", f"{name}: {why}", 0.0)
         settings = {"samples": samples, "steps": steps, "orders": orders, "seed": seed, "pixels": pixels}
+        settings |= {"methods": list(asked_methods) or None, "at": at}
         made_of = origin(
             loaded,
             (subject.data, *subject.tests),

@@ -17,6 +17,7 @@ from toolchain.data import Samples
 from toolchain.errors import Unsupported, UsageError
 from toolchain.explain import figures
 from toolchain.explain.figure import Figure
+from toolchain.explain.heatmaps import METHODS, image_tail, layer_of
 from toolchain.explain.units import Layer, layers_of
 from toolchain.explain.writing import stem
 from toolchain.model import Model
@@ -33,6 +34,8 @@ class Subject:
     groups  the ranked layers
     names   {class: its name}, those to show; the first is the one that `sorted` and `class-curves` are about
     orders  random orders of the prune curve
+    methods of heatmaps, () for all that the network has rules for
+    at      the layer that class activation maps weigh, None for the last
     """
 
     model: Model
@@ -47,6 +50,8 @@ class Subject:
     seed: int = 0
     threads: int = 1
     max_memory: int | None = None
+    methods: tuple[str, ...] = ()
+    at: str | None = None
     progress: Progress = lambda stage, done, total: None
 
     @cached_property
@@ -145,6 +150,13 @@ FIGURES: dict[str, Entry] = {
         images,
         differentiable,
     ),
+    "heatmaps": alone(
+        lambda s: figures.heatmap_grid(s.model, s.data, s.names, s.methods, s.at, s.seed, s.threads),
+        classes,
+        labels,
+        images,
+        differentiable,
+    ),
     "classes": alone(lambda s: figures.class_counts(s.data, s.names), classes, labels),
     "splits": alone(lambda s: figures.splits(s.model, (s.data, *s.tests), s.threads), classes, labels),
     "unit": of_layers(lambda s, l: figures.unit(l, s.names), classes, labels),
@@ -198,6 +210,24 @@ def layers_named(channels: Channels, pattern: str | None) -> tuple[Group, ...]:
         known = ", ".join(g.name for g in read[:20])
         raise UsageError(f"no layer fits '{pattern}'", way_out=f"Layers with units are {known or 'none'}")
     return found
+
+
+def methods_named(text: str | None) -> tuple[str, ...]:
+    """'gradient,grad-cam' -> names in the order of METHODS, () for None; raises UsageError for an unknown one."""
+    if text is None:
+        return ()
+    asked = {part.strip() for part in text.split(",") if part.strip()}
+    unknown = sorted(asked - {*METHODS})
+    if unknown or not asked:
+        way_out = f"Use some of {', '.join(METHODS)}"
+        raise UsageError(f"unknown method '{unknown[0] if unknown else text}'", way_out=way_out)
+    return tuple(m for m in METHODS if m in asked)
+
+
+def check_layer(model: Model, name: str | None) -> None:
+    """Raise UsageError unless it is a layer that class activation maps can weigh."""
+    if name is not None:
+        layer_of(image_tail(model), name)
 
 
 def classes_named(model: Model, data: Samples, text: str | None) -> dict[int, str]:

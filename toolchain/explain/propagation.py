@@ -127,7 +127,7 @@ def favour(gamma: float) -> Layer:
 
 
 PROPORTIONAL: Layer = (Share((Term(),)),)  # LRP-ε (Bach et al. 2015, eq. 58)
-# z^B for values between bounds (Montavon et al. 2017, eq. 13): the least and the largest of each image
+# z^B for values between bounds (Montavon et al. 2017): the least and the largest of each image
 BOX: Layer = (Share((Term(), Term(lowest, above, sign=-1.0), Term(highest, below, sign=-1.0))),)
 
 
@@ -162,8 +162,8 @@ def summed(g: Tape, copy: ir.Node, side: int, term: Term, weights: ir.Value) -> 
     third = [g.f32(term.weights(bias))] if term.has_bias and bias is not None else []
     settings = {k: a.value for k, a in copy.attributes.items()}
     out = g.op(copy.op_type, *(ends[::-1] if side else ends), *third, **settings)
-    out.shape, out.dtype = copy.outputs[0].shape, copy.outputs[0].dtype
-    ends[0].shape, ends[0].dtype = must(copy.inputs[side]).shape, must(copy.inputs[side]).dtype
+    for made, like in ((out, copy.outputs[0]), (ends[0], must(copy.inputs[side]))):
+        made.shape, made.type = like.shape, like.type
     return out if term.sign == 1 else g.op("Neg", out)
 
 
@@ -171,7 +171,7 @@ def transposed(g: Tape, node: ir.Node, copy: ir.Node, side: int, weights: ir.Val
     """Wᵀ dy by the op's gradient rule, told of a node that never runs: the rule of a linear op reads shapes alone."""
     ends = [copy.inputs[side], weights]
     stand_in = ir.Node("", copy.op_type, ends[::-1] if side else ends, copy.attributes.values())
-    stand_in.outputs[0].shape, stand_in.outputs[0].dtype = copy.outputs[0].shape, copy.outputs[0].dtype
+    stand_in.outputs[0].shape, stand_in.outputs[0].type = copy.outputs[0].shape, copy.outputs[0].type
     return must(pulled_back(g, node, stand_in, [dy])[side])
 
 
@@ -229,13 +229,13 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
 
 
 def check_linear(g: Tape, node: ir.Node, copy: ir.Node, flow: Flow) -> None:
-    """Raise Unsupported where computed values are multiplied with each other: no rule says which of them gets what."""
+    """Raise Unsupported where computed values are multiplied, or divided by: no rule says which of them gets what."""
     entry = find(node)
     if flow not in (Flow.WEIGHS, Flow.ADDS) or entry is None or entry.ray is None:
         return
     rays = [Ray.HOMOGENEOUS if v is not None and g.needs(v) else None for v in copy.inputs]
     if entry.ray(node, rays) is Ray.CURVED:
-        raise Unsupported(f"{where(node)} multiplies computed values, which no relevance rule shares out")
+        raise Unsupported(f"{where(node)} is not linear in its computed inputs: no relevance rule shares it out")
 
 
 def reads_pixels(node: ir.Node) -> bool:

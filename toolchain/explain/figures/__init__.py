@@ -1,6 +1,7 @@
 """Each figure and table of Lundstrom et al. 2022 as a function that returns its values; nothing here draws."""
 
 from toolchain.explain.figures.curves import Trial, class_curves, joint_curves, layer_curves, prune_curve
+from toolchain.explain.figures.heatmaps import heatmap_grid
 from toolchain.explain.figures.inputs import input_maps
 from toolchain.explain.figures.network import architecture, class_counts, parameters, sample_images, splits
 from toolchain.explain.figures.units import conditional, overlap, rank_histogram, sorted_units, unit
@@ -11,6 +12,7 @@ __all__ = [
     "class_counts",
     "class_curves",
     "conditional",
+    "heatmap_grid",
     "input_maps",
     "joint_curves",
     "layer_curves",
