@@ -37,17 +37,17 @@ def hold(proto: onnx.ModelProto, **arrays: Any) -> None:
 
 
 def between(proto: onnx.ModelProto, *nodes: NodeProto) -> None:
-    """Nodes that make 's' of 'i', which the last layer reads in its place."""
+    """Nodes that make 'bridge' of 'i', which the last layer reads in its place."""
     last = proto.graph.node.pop()
-    last.input[0] = "s"
+    last.input[0] = "bridge"
     proto.graph.node.extend([*nodes, last])
 
 
 def bomb(*nodes: NodeProto, **held: Any) -> bytes:
-    """Nodes that make 'c', which is added to 'i'."""
+    """Nodes that make 'grown', which is added to 'i'."""
 
     def edit(proto: onnx.ModelProto) -> None:
-        between(proto, *nodes, helper.make_node("Add", ["i", "c"], ["s"], name="add"))
+        between(proto, *nodes, helper.make_node("Add", ["i", "grown"], ["bridge"], name="add"))
         hold(proto, **held)
 
     return changed(edit)
@@ -58,11 +58,16 @@ def looped(trips: int, body: str = "Relu") -> bytes:
 
     def edit(proto: onnx.ModelProto) -> None:
         info = helper.make_tensor_value_info
-        nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node(body, ["z"] * (1 + (body == "Concat")), ["w"], **({"axis": 1} if body == "Concat" else {}))]
+        nodes = [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node(
+                body, ["z"] * (1 + (body == "Concat")), ["w"], **({"axis": 1} if body == "Concat" else {})
+            ),
+        ]
         ins = [info("n", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("z", TensorProto.FLOAT, None)]
         outs = [info("on", TensorProto.BOOL, []), info("w", TensorProto.FLOAT, None)]
         graph = helper.make_graph(nodes, "body", ins, outs)
-        between(proto, helper.make_node("Loop", ["trips", "yes", "i"], ["s"], name="loop", body=graph))
+        between(proto, helper.make_node("Loop", ["trips", "yes", "i"], ["bridge"], name="loop", body=graph))
         hold(proto, trips=np.array(trips, np.int64), yes=np.array(True))
 
     return changed(edit)
@@ -76,7 +81,7 @@ def nested() -> bytes:
         for n in range(DEEP):
             held = helper.make_graph([inner], "branch", [], [helper.make_tensor_value_info(inner.output[0], 1, None)])
             inner = helper.make_node("If", ["yes"], [f"if{n}"], then_branch=held)
-        inner.output[0] = "s"
+        inner.output[0] = "bridge"
         between(proto, inner)
         hold(proto, yes=np.array(True))
 
@@ -118,7 +123,7 @@ def with_sparse(proto: onnx.ModelProto) -> None:
     """Another parameter, stored as its numbers and their places."""
     values, places = numpy_helper.from_array(np.ones(1, np.float32), "S"), numpy_helper.from_array(np.array([0]))
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [12]))
-    between(proto, helper.make_node("Add", ["i", "S"], ["s"]))
+    between(proto, helper.make_node("Add", ["i", "S"], ["bridge"]))
 
 
 def edited(name: str, **fields: Any) -> Edit:
@@ -185,15 +190,15 @@ def contents() -> dict[str, bytes]:
         "opset 99": changed(lambda p: setattr(p.opset_import[0], "version", 99)),
         "opset 5": changed(lambda p: setattr(p.opset_import[0], "version", 5)),
         "IR 99": changed(lambda p: setattr(p, "ir_version", 99)),
-        "custom": changed(lambda p: (between(p, make("Mystery", ["i"], ["s"], domain="com.acme")), p.opset_import.append(helper.make_opsetid("com.acme", 1)))),
-        "unknown op": changed(lambda p: between(p, make("Relux", ["i"], ["s"], name="odd"))),
+        "custom": changed(lambda p: (between(p, make("Mystery", ["i"], ["bridge"], domain="com.acme")), p.opset_import.append(helper.make_opsetid("com.acme", 1)))),
+        "unknown op": changed(lambda p: between(p, make("Relux", ["i"], ["bridge"], name="odd"))),
         "branches": parsed("branches.onnx").SerializeToString(),
         "open shape": with_input(info("x", F, ["N", 1, None, None])), "no rank": with_input(info("x", F, None)),
-        "ConstantOfShape": bomb(make("ConstantOfShape", ["z"], ["c"], name="bomb"), z=big(1 << 20, 1 << 20)),
-        "Expand": bomb(make("Expand", ["one", "z"], ["c"], name="bomb"), one=one, z=big(1 << 40, 2)),
-        "Tile": bomb(make("Tile", ["one", "z"], ["c"], name="bomb"), one=one, z=big(1 << 35)),
+        "ConstantOfShape": bomb(make("ConstantOfShape", ["z"], ["grown"], name="bomb"), z=big(1 << 20, 1 << 20)),
+        "Expand": bomb(make("Expand", ["one", "z"], ["grown"], name="bomb"), one=one, z=big(1 << 40, 2)),
+        "Tile": bomb(make("Tile", ["one", "z"], ["grown"], name="bomb"), one=one, z=big(1 << 35)),
         "Resize": changed(lambda p: (hold(p, sc=np.array([1, 1, 60_000, 60_000], np.float32)), p.graph.node.insert(5, make("Resize", ["e", "", "sc"], ["e9"], name="bomb")), p.graph.node[6].input.__setitem__(0, "e9"))),
-        "tiled activation": changed(lambda p: (hold(p, z=big(1, 1 << 32)), between(p, make("Tile", ["i", "z"], ["t"], name="bomb"), make("ReduceSum", ["t"], ["u"]), make("Mul", ["i", "u"], ["s"])))),
+        "tiled activation": changed(lambda p: (hold(p, z=big(1, 1 << 32)), between(p, make("Tile", ["i", "z"], ["tiled"], name="bomb"), make("ReduceSum", ["tiled"], ["summed"]), make("Mul", ["i", "summed"], ["bridge"])))),
         "nested": nested(), "chain": chain(), "unsorted chain": chain(True),
         "endless loop": looped((1 << 63) - 1), "growing loop": looped(60, "Concat"),
         "names": changed(lambda p: (setattr(p.graph.node[0], "name", "\x1b[31m=cmd()|<script>\n../x"), setattr(tensor(p, "W1"), "name", "\x1b]0;x\x07|<script>=cmd()"), p.graph.node[0].input.__setitem__(1, "\x1b]0;x\x07|<script>=cmd()"))),
