@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,11 +66,13 @@ class Outcome:
 class Runner:
     """Runs commands one after another; close it, or use it in a with statement."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str = sys.executable, server: Sequence[str] = ("benchmarks.hostile.children",)) -> None:
         single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         env = {**os.environ, **single, "PYTHONPATH": str(ROOT), "CI": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, "-m", "benchmarks.hostile.children"]
-        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        command = [python, "-m", *server]
+        self.server = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
 
     def run(self, words: Sequence[object], folder: Path, seconds: float = SECONDS, memory: int = BYTES) -> Outcome:
         """`jettison -q WORDS` in a folder: how it went, and which files are new there if it failed."""
@@ -95,11 +97,18 @@ class Runner:
 
 
 # ---- the server ----------------------------------------------------------------------------------------------------
-def serve() -> None:
+def serve(main: Callable[[list[str]], object]) -> None:
     """Answer each line of standard input, a command as JSON, with its outcome."""
-    preload()
     for line in sys.stdin:
-        print(json.dumps(asdict(ran(**json.loads(line)))), flush=True)
+        print(json.dumps(asdict(ran(main, **json.loads(line)))), flush=True)
+
+
+def jettison(words: list[str]) -> None:
+    """What the command line runs."""
+    from toolchain.cli import main
+
+    sys.argv = ["jettison", "-q", *words]
+    main()
 
 
 def preload() -> None:
@@ -116,13 +125,13 @@ def preload() -> None:
     gc.freeze()  # or each child copies every page that its collector looks at
 
 
-def ran(words: list[str], folder: str, seconds: float, memory: int) -> Outcome:
+def ran(main: Callable[[list[str]], object], words: list[str], folder: str, seconds: float, memory: int) -> Outcome:
     """The outcome of one command."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begun = time.monotonic()
         pid = os.fork()
         if not pid:
-            child(words, folder, seconds, memory, out.fileno(), err.fileno())
+            child(lambda: main(words), folder, seconds, memory, out.fileno(), err.fileno())
         _, status, used = os.wait4(pid, 0)
         try:
             os.killpg(pid, signal.SIGKILL)  # what it started
@@ -142,7 +151,7 @@ def text(stream: Any) -> str:
     return stream.read().decode(errors="replace")
 
 
-def child(words: list[str], folder: str, seconds: float, memory: int, out: int, err: int) -> None:
+def child(main: Callable[[], object], folder: str, seconds: float, memory: int, out: int, err: int) -> None:
     """Become the command; never returns."""
     code = 70
     try:
@@ -154,10 +163,8 @@ def child(words: list[str], folder: str, seconds: float, memory: int, out: int, 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, out), (2, err)):
             os.dup2(source, target)
-        sys.argv = ["jettison", "-q", *words]
-        from toolchain.cli import main
-
         main()
+        code = 0
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else 0 if done.code is None else 70
     except BaseException:
@@ -173,4 +180,5 @@ def child(words: list[str], folder: str, seconds: float, memory: int, out: int, 
 
 
 if __name__ == "__main__":
-    serve()
+    preload()
+    serve(jettison)
