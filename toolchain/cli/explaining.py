@@ -21,6 +21,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import UsageError
 
@@ -89,9 +90,9 @@ def explain(
     loaded = load(model, parse_shapes(shapes))
     channels = analyse(loaded)
     groups = catalogue.layers_named(channels, layers)
-    check_folder(out, catalogue.stems(names, groups), force)
-    given = load_samples(data, loaded, pixels)
-    with progress(context) as (say, advance):
+    with results_in(out), progress(context) as (say, advance):
+        check_folder(out, catalogue.stems(names, groups), force)
+        given = load_samples(data, loaded, pixels)
         subject = catalogue.Subject(
             loaded,
             channels,
