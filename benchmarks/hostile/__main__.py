@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # file, or its ending -> commands that
 }  # fmt: skip
 RUNS = {  # in place of these, one time in 50: commands that run what they read
     ".onnx": (
-        "export MUTANT --to onnx,tflite -o out", f"rank MUTANT --data data.npz --criterion taylor --samples 4 -o out.npz",
+        "export MUTANT --to onnx,tflite -o out", "rank MUTANT --data data.npz --criterion taylor --samples 4 -o out.npz",
     ),
     ".tflite": (f"verify {MAIN} MUTANT",),
 }  # fmt: skip

@@ -8,7 +8,6 @@ Rows that need a board, a signal or gigabytes are held by the tests that ELSEWHE
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass

@@ -39,7 +39,7 @@ if __name__ == "__main__":
     import onnx
     import onnxruntime  # noqa: F401
     import onnxslim.cli  # noqa: F401
-    import polygraphy.tools  # noqa: F401
+    import polygraphy.tools
 
     assert onnx
     gc.freeze()

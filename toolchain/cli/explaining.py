@@ -21,6 +21,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import UsageError
 
@@ -98,9 +99,9 @@ def explain(
     groups = catalogue.layers_named(channels, layers)
     catalogue.check_layer(loaded, at)
     fired = hidden(loaded, layers or "*")
-    check_folder(out, catalogue.stems(names, groups, fired), force)
-    given = load_samples(data, loaded, pixels)
-    with progress(context) as (say, advance):
+    with results_in(out), progress(context) as (say, advance):
+        check_folder(out, catalogue.stems(names, groups, fired), force)
+        given = load_samples(data, loaded, pixels)
         subject = catalogue.Subject(
             loaded,
             channels,

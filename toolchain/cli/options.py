@@ -175,6 +175,17 @@ def parse_share(text: str | None) -> float | None:
 
 
 @contextmanager
+def results_in(out: Path) -> Iterator[None]:
+    """The folder of a command's results, with no other run in it; where that cannot be known, a line says so."""
+    from toolchain.files import folder
+
+    with folder(out) as note:
+        if note:
+            click.echo(f"jettison: warning: {out}: {note}", err=True)
+        yield
+
+
+@contextmanager
 def progress(
     context: click.Context,
 ) -> Iterator[tuple[Callable[[str, str, float], None], Callable[[str, int, int], None]]]:

@@ -34,6 +34,7 @@ from toolchain.cli.options import (
     parse_cuts,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import GateFailed, UsageError
 
@@ -124,7 +125,7 @@ def rank(
             sampled=parse_cuts(cuts),
         )
         found = ranked(job, loaded, channels, advance)
-    save_ranks(found, out, force)
+        save_ranks(found, out, force)
     show(
         [
             {
@@ -480,14 +481,13 @@ def export(model: Path, out: Path, shapes: tuple[str, ...], form: str, **asked: 
     """Write other formats of a model, each checked against onnxruntime."""
     from dataclasses import asdict
 
-    from toolchain.files import folder
     from toolchain.model import load
     from toolchain.pipeline import asked_of, emission, quantised
     from toolchain.pipeline.quantised import check_rows, warnings
 
     loaded = load(model, parse_shapes(shapes))
     job = exporting(model, out, loaded, **asked)
-    with folder(out):
+    with results_in(out):
         results = destinations(job)
         integers = asked_of(job, results)
         about = [asdict(f) for f in emission(job, loaded, results)]
