@@ -1,6 +1,8 @@
 """The figures and tables of Lundstrom et al. 2022 for any classifier: values first, then plots, then files.
 
 units.py      attributions of whole units
+heatmaps.py   relevance of pixels for a class; rules.py, propagation.py what comes back through each op;
+              norms.py batch normalisation merged for it
 masking.py    a network with masks for inputs; walking.py its answers while units are masked
 figure.py     what a figure is; figures/ functions that return figures
 plots.py      SVG and PNG of a figure; writing.py its files, and the page that shows them all
