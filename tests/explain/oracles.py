@@ -109,10 +109,10 @@ def normalised() -> Any:
 
 
 def swish() -> Any:
-    """Its activation is exported as a product of x with a gate."""
+    """Its activations are exported as products of x with a gate."""
     nn = torch.nn
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 8, 3, stride=2), nn.SiLU(),
+        nn.Conv2d(3, 6, 3, padding=1), nn.GELU(), nn.Conv2d(6, 8, 3, stride=2), nn.SiLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES),
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def onnx_network(name: str) -> Model:
     net.load_state_dict(torch_network(name).state_dict())
     torch.onnx.export(
         net, (torch.zeros(1, *SHAPE),), out, dynamo=False, do_constant_folding=False, input_names=["x"],
-        training=torch.onnx.TrainingMode.PRESERVE, dynamic_axes={"x": {0: "N"}},
+        training=torch.onnx.TrainingMode.PRESERVE, dynamic_axes={"x": {0: "N"}}, opset_version=17,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.onnx"
