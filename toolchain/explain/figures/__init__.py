@@ -4,7 +4,7 @@ from toolchain.explain.figures.curves import Trial, class_curves, joint_curves, 
 from toolchain.explain.figures.heatmaps import heatmap_grid
 from toolchain.explain.figures.inputs import input_maps
 from toolchain.explain.figures.network import architecture, class_counts, parameters, sample_images, splits
-from toolchain.explain.figures.quality import perturbation, quality_table
+from toolchain.explain.figures.quality import perturbation, quality_row, quality_table
 from toolchain.explain.figures.units import conditional, overlap, rank_histogram, sorted_units, unit
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "parameters",
     "perturbation",
     "prune_curve",
+    "quality_row",
     "quality_table",
     "rank_histogram",
     "sample_images",
