@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -11,25 +9,27 @@ import pytest
 pytest.importorskip("torch", reason="torch is the oracles' runtime")
 
 from compress.networks import Net, network, original, samples
+from explain.oracles import FOUR as NETWORKS
 from explain.oracles import (
+    ORACLES,
+    Oracle,
     by_captum,
-    by_grad_cam,
     by_zennit,
     images,
     layer_grad_cam,
     onnx_network,
-    oracle,
     targets,
     torch,
     torch_network,
 )
+from explain.oracles import relevance as ours
 
 from toolchain.errors import Unsupported, UsageError
 from toolchain.explain import heatmaps as h
+from toolchain.explain.propagation import PROPORTIONAL, Layer, alpha_beta
 from toolchain.model import Model
 
 CLOSE = 1e-4  # of the largest relevance: float32 against float64 through a dozen layers
-NETWORKS = ["sequential", "residual", "normalised", "swish"]
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -37,87 +37,31 @@ def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
 
 
-def ours(name: str, method: str, **options: Any) -> np.ndarray:
-    return h.relevance(onnx_network(name), method, images(), targets(), **options)
+@pytest.mark.parametrize(("oracle", "name"), [(o, n) for o in ORACLES for n in o.networks], ids=str)
+def test_every_method_is_that_of_its_oracles(oracle: Oracle, name: str) -> None:
+    assert oracle.gap(name) <= CLOSE
+
+
+def test_every_method_has_an_oracle() -> None:
+    assert {o.method for o in ORACLES} == set(h.METHODS) - {"smoothgrad"}  # seeded noise: its law is below
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
-    ("method", "theirs", "settings"),
-    [
-        ("gradient", "Saliency", {"abs": False}),
-        ("gradient-x-input", "InputXGradient", {}),
-        ("integrated-gradients", "IntegratedGradients", {"n_steps": h.STEPS, "method": "gausslegendre"}),
-        ("deconvolution", "Deconvolution", {}),
-        ("guided-backprop", "GuidedBackprop", {}),
-    ],
+    ("called", "convolution"), [("EpsilonPlus", alpha_beta(1, 0)), ("EpsilonAlpha2Beta1", alpha_beta(2, 1))]
 )
-def test_the_gradient_family_is_captums(name: str, method: str, theirs: str, settings: dict[str, Any]) -> None:
-    assert_close(ours(name, method), by_captum(name, theirs, images(), targets(), **settings))
-
-
-@pytest.mark.parametrize("name", ["sequential", "unbiased"])
-def test_lrp_epsilon_is_captums(name: str) -> None:
-    assert_close(ours(name, "lrp-epsilon"), by_captum(name, "LRP", images(), targets()))
-
-
-def composites() -> dict[str, Any]:
-    """{method: zennit's rules for it}."""
-    oracle("zennit")
-    from zennit.composites import EpsilonGammaBox, LayerMapComposite, layer_map_base
-    from zennit.rules import AlphaBeta, Epsilon, Gamma
-    from zennit.types import Linear
-
-    merge = {"canonizers": [canonizer()]}
-    everywhere = lambda rule: LayerMapComposite([*layer_map_base(), (Linear, rule)], **merge)
-    low, high = (torch.tensor(f(images(), axis=(1, 2, 3), keepdims=True).astype(np.float64)) for f in (np.min, np.max))
-    return {
-        "lrp-epsilon": everywhere(Epsilon()),
-        "lrp-alpha-beta": everywhere(AlphaBeta(alpha=2.0, beta=1.0)),
-        "lrp-gamma": everywhere(Gamma(gamma=0.25)),
-        "lrp-composite": EpsilonGammaBox(low=low, high=high, **merge),
-    }
-
-
-def canonizer() -> Any:
-    from zennit.canonizers import SequentialMergeBatchNorm
-
-    return SequentialMergeBatchNorm()
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", ["lrp-epsilon", "lrp-alpha-beta", "lrp-gamma", "lrp-composite"])
-def test_relevance_propagation_is_zennits(name: str, method: str) -> None:
-    wanted = by_zennit(name, composites()[method], images(), targets(), is_scored=True)
-    assert_close(ours(name, method), wanted)
+def test_a_composite_is_a_row_of_rules(
+    called: str, convolution: Layer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(h.METHODS, "composite", h.sharing("", PROPORTIONAL, convolution))
+    assert_close(ours(name, "composite"), by_zennit(name, called))
 
 
 # ---- class activation maps ------------------------------------------------------------------------------------------
-LAST = {"sequential": 4, "residual": 3, "normalised": 6, "swish": 3}  # the last module before pooling
-
-
-def scaled(maps: np.ndarray) -> np.ndarray:
-    """From 0 to 1 in each image."""
-    low = maps - maps.min(axis=(1, 2), keepdims=True)
-    return low / low.max(axis=(1, 2), keepdims=True).clip(1e-7)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("method", "theirs"), [("grad-cam", "GradCAM"), ("grad-cam++", "GradCAMPlusPlus")])
-def test_class_activation_maps_are_those_of_pytorch_grad_cam(name: str, method: str, theirs: str) -> None:
-    found = h.heatmaps(onnx_network(name), method, images(), targets())
-    assert_close(scaled(found), by_grad_cam(name, theirs, LAST[name], images(), targets()))
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_grad_cam_is_captums_in_size_too(name: str) -> None:
-    assert_close(ours(name, "grad-cam"), layer_grad_cam(name, LAST[name], images(), targets()))
-
-
 def test_any_layer_with_spatial_axes_can_be_asked_for() -> None:
     first = next(str(n.outputs[0].name) for n in onnx_network("sequential").graph if n.op_type == "Conv")
     found = ours("sequential", "grad-cam", layer=first)
-    assert_close(found, layer_grad_cam("sequential", 0, images(), targets()))
+    assert_close(found, layer_grad_cam("sequential", 0))
 
 
 def test_a_layer_without_spatial_axes_is_refused_and_those_that_have_are_named() -> None:
@@ -168,7 +112,7 @@ def test_smoothgrad_is_the_mean_gradient_in_seeded_noise() -> None:
     for _ in range(h.COPIES):
         noise = generator.standard_normal(x.shape[1:], np.float32)
         deviation = h.NOISE * np.ptp(x, axis=(1, 2, 3))[:, None, None, None]
-        total = total + by_captum("sequential", "Saliency", x + deviation * noise, targets(), abs=False)
+        total = total + by_captum("sequential", "Saliency", x + deviation * noise, abs=False)
     assert_close(ours("sequential", "smoothgrad", seed=5), total / h.COPIES)
     assert not np.array_equal(ours("sequential", "smoothgrad", seed=5), ours("sequential", "smoothgrad", seed=6))
 

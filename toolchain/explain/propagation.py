@@ -188,7 +188,10 @@ def must(value: ir.Value | None) -> ir.Value:
 
 # ---- rules of the other ops ------------------------------------------------------------------------------------------
 def added(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents:
-    """Each term of a sum gets what it adds to it, x ⊙ Jᵀ(R / y): averages, additions, scales."""
+    """Each term of a sum gets what it adds to it, x ⊙ Jᵀ(R / y): averages, additions; a scale hands on what it gets."""
+    computed = [i for i, v in enumerate(copy.inputs) if v is not None and g.needs(v)]
+    if node.op_type in ("Mul", "Div") and dims(copy.inputs[computed[0]]) == dims(copy.outputs[0]):
+        return [dys[0] if i in computed else None for i in range(len(node.inputs))]
     ratio = g.op("Div", dys[0], stabilised(g, copy.outputs[0]))
     shares = zip(copy.inputs, pulled_back(g, node, copy, [ratio]), strict=True)
     return [None if dx is None or x is None else g.op("Mul", dx, x) for x, dx in shares]
@@ -240,7 +243,7 @@ def is_linear(g: Tape, node: ir.Node, copy: ir.Node) -> bool:
 
 
 def gated(g: Tape, node: ir.Node, copy: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
-    """A signal times a gate from 0 to 1: the signal gets all of it (Arras et al. 2017).
+    """A signal times a gate: the signal gets all of it (Arras et al. 2017).
 
     Raises Unsupported where it is not told which of two factors is the gate.
     """
@@ -253,13 +256,18 @@ def gated(g: Tape, node: ir.Node, copy: ir.Node, dy: ir.Value) -> list[ir.Value 
     return [nothing if i in gates else everything for i in range(2)]
 
 
+GATES = {"Sigmoid", "HardSigmoid", "Erf"}
+
+
 def is_gate(value: ir.Value | None) -> bool:
-    """Whether a sigmoid made it, wherever its places went since."""
+    """Whether a sigmoid or an error function made it, wherever its places went since, scaled or shifted (Gelu)."""
     node = None if value is None else value.producer()
     entry = None if node is None else find(node)
     if node is None or entry is None:
         return False
-    return node.op_type in ("Sigmoid", "HardSigmoid") or (entry.lrp is Flow.MOVES and is_gate(node.inputs[0]))
+    computed = [v for v in node.inputs if v is not None and v.const_value is None]
+    is_same = entry.lrp is Flow.MOVES or node.op_type in ("Add", "Mul", "Div")
+    return node.op_type in GATES or (is_same and len(computed) == 1 and is_gate(computed[0]))
 
 
 def reads_pixels(node: ir.Node) -> bool:
