@@ -200,8 +200,8 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in chosen.sets.split(","):
         found, facts[name] = reproduced(name, chosen.work, chosen.out, chosen.seed, chosen.epochs)
         rows += found
-    write_text(chosen.out / "quality.csv", as_csv(rows))
-    write_text(chosen.out / "facts.json", as_json(facts | {"seed": chosen.seed, "epochs": chosen.epochs}))
+        write_text(chosen.out / "quality.csv", as_csv(rows))
+        write_text(chosen.out / "facts.json", as_json(facts | {"seed": chosen.seed, "epochs": chosen.epochs}))
 
 
 if __name__ == "__main__":
