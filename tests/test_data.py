@@ -115,7 +115,7 @@ def test_bad_arrays_are_told_in_one_line(model: Model, tmp_path: Path, name: str
 def test_a_zip_bomb_is_refused_before_it_expands(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", bytes(1 << 20))
-    monkeypatch.setattr("toolchain.data.LARGEST", 1 << 16)
+    monkeypatch.setattr("toolchain.arrays.LARGEST", 1 << 16)
     with pytest.raises(BadInput, match="expands to"):
         load_samples(tmp_path / "d.npz", model)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.arrays import read_arrays
 from toolchain.errors import BadInput, UsageError
 from toolchain.model import Model
 from toolchain.validate import read_bytes
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
-LARGEST = 1 << 33  # bytes that an .npz may expand to
 PIXELS = {  # how images become numbers: x / scale, then (x − mean) / std for each channel
     "unit": (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "raw": (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -96,21 +95,9 @@ def from_npz(path: Path, model: Model) -> Samples:
 
     mask, beside images, is true where their object is.
     """
-    raw = read_bytes(path, "an .npz file, a folder of classes or a .csv manifest")
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            size = sum(i.file_size for i in archive.infolist())
-        if size > LARGEST:
-            raise BadInput(f"expands to {size / 1e9:.1f} GB, limit {LARGEST / 1e9:.1f} GB", str(path))
-        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        pickled = "pickle" in str(error)
-        raise BadInput(
-            "has pickled objects; pickles are off" if pickled else "is no .npz file",
-            str(path),
-            "Save plain arrays x and y with numpy.savez",
-        ) from error
+    arrays = read_arrays(
+        path, "an .npz file, a folder of classes or a .csv manifest", "Save plain arrays x and y with numpy.savez"
+    )
     labels, classes = arrays.pop("y", None), arrays.pop("classes", None)
     names = list(model.inputs)
     has_images = [len(s) for s in model.inputs.values()] == [3] and "mask" not in names

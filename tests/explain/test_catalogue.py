@@ -18,6 +18,7 @@ from toolchain.data import Samples
 from toolchain.errors import UsageError
 from toolchain.explain import catalogue
 from toolchain.explain.catalogue import FIGURES, Subject, classes_named, layers_named, missing, wanted
+from toolchain.explain.layers import hidden
 from toolchain.model import Model
 from toolchain.ops import OPS
 from toolchain.shipped import triangles_squares_path
@@ -47,7 +48,8 @@ def subject(model: Model, labels: np.ndarray | None, n: int = 9) -> Subject:
     channels = analyse(model)
     given = Samples("data", samples(model.inputs, n), labels)
     names = classes_named(model, given, None)
-    return Subject(model, channels, given, (), layers_named(channels, None), names, orders=1)
+    fired = hidden(model)
+    return Subject(model, channels, given, (), layers_named(channels, None), names, orders=1, fired=fired)
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -129,7 +131,9 @@ def test_any_classifier_has_every_figure(name: str) -> None:
     asked = subject(network(name), np.arange(9) % 3)
     names = [n for n in FIGURES if n not in missing(asked, list(FIGURES))]
     made = [f for n in names for f in FIGURES[n].make(asked)]
-    assert [f"{f.name}-{f.about}" if f.about else f.name for f in made] == catalogue.stems(names, asked.groups)
+    assert [f"{f.name}-{f.about}" if f.about else f.name for f in made] == catalogue.stems(
+        names, asked.groups, asked.fired
+    )
     assert all(f.rows for f in made)
 
 

@@ -1,5 +1,7 @@
-"""The figures and tables of Lundstrom et al. 2022 for any classifier: values first, then plots, then files.
+"""What the units of a network do, for any classifier: values first, then plots, then files.
 
+layers.py     conv and dense layers, and where each is seen to fire
+occurrence.py how often, where and for which classes kernels fire; findings.py what follows from that
 units.py      attributions of whole units
 masking.py    a network with masks for inputs; walking.py its answers while units are masked
 quality.py    what a heatmap is worth; judging.py every method on the same images
