@@ -11,7 +11,7 @@ from toolchain.explain.figures.occurrence import (
     occurrence_maps,
     selectivity_maps,
 )
-from toolchain.explain.figures.quality import perturbation, quality_table
+from toolchain.explain.figures.quality import perturbation, quality_row, quality_table
 from toolchain.explain.figures.units import conditional, overlap, rank_histogram, sorted_units, unit
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "parameters",
     "perturbation",
     "prune_curve",
+    "quality_row",
     "quality_table",
     "rank_histogram",
     "sample_images",
