@@ -83,8 +83,9 @@ def weightless(
     align  widths are multiples of this: auto, off or a number; units that nothing needs fill them up
     keep   patterns of group names to leave alone
 
-    Each group keeps one unit at least. Raises UsageError for patterns of no group, Unsupported where onnxruntime has no
-    kernel for a node.
+    Each group keeps one unit at least, and places behind a flatten go only where the file is smaller without them than
+    with the gather that picks the others. Raises UsageError for patterns of no group, Unsupported where onnxruntime has
+    no kernel for a node.
     """
     clean, stays = settled(model, threads)
     channels = analyse(clean)
@@ -98,13 +99,26 @@ def weightless(
         own(channels, stay)
         if not count and width < len(group):
             stays.append(Stay(group.name, width, "a group cannot be empty"))
+    return clean, planned(clean, channels, align, stay), stays
+
+
+def planned(model: Model, channels: Channels, align: str, stay: Flags) -> Plan:
+    """The plan that keeps these units, and places behind a flatten whose gather would take more room than they."""
+    costs = costing(model, channels)
+    counts = lambda: np.array([int((~stay[g.units]).sum()) for g in channels.groups], np.int64)
+    flash = lambda: float(costs.costs(counts(), ("flash",))[0])
+    for group in (g for g in channels.groups if g.kind == "position"):
+        others = [g.units[~stay[g.units]] for g in channels.groups if g is not group]
+        forced = channels.flags(channels.closure(np.concatenate([np.zeros(0, np.int64), *others])))[group.units]
+        size, before = flash(), stay[group.units].copy()
+        stay[group.units] = ~forced
+        if flash() > size:
+            stay[group.units] = before
     removed = {g.name: tuple(np.flatnonzero(~stay[g.units]).tolist()) for g in channels.groups}
     widths = {g.name: (len(g), len(g) - len(removed[g.name])) for g in channels.groups}
-    counts = np.array([len(r) for r in removed.values()], np.int64)
-    costs = costing(clean, channels)
-    before, after = (costs.costs(n).tolist() for n in (0 * counts, counts))
-    told = {q: (int(b), int(a)) for q, b, a in zip(COUNTERS, before, after, strict=True)}
-    return clean, Plan(clean.sha256, "weightless", align, removed, widths, told), stays
+    pairs = zip(costs.costs(0 * counts()).tolist(), costs.costs(counts()).tolist(), strict=True)
+    told = {q: (int(b), int(a)) for q, (b, a) in zip(COUNTERS, pairs, strict=True)}
+    return Plan(model.sha256, "weightless", align, removed, widths, told)
 
 
 # ---- who reads whom ------------------------------------------------------------------------------------------------
