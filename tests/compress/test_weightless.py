@@ -202,3 +202,17 @@ def test_places_go_only_where_the_file_gets_smaller(zeros: int) -> None:
     clean, pruned, removed, _ = cut(net.model())
     assert len(pruned.to_bytes()) <= len(clean.to_bytes())
     assert bool(sum(map(len, removed.values()))) is (zeros >= 36)  # a whole channel, or more weights than indices
+
+
+def test_constants_are_seen_through_a_concatenation() -> None:
+    net = Net(3, x=(2, 6, 6))
+    parts = [net.conv("x", 3) for _ in range(2)]
+    y = net.conv(net.relu(net.op("Concat", *parts, axis=1)), 4, 1)
+    net.head(net.pooled(net.relu(y)))
+    for part, unit in zip(parts, (0, 2), strict=True):
+        net.parameters[f"{part}.weight"][unit] = 0
+        net.parameters[f"{part}.bias"][unit] = 0.6
+    model = net.model()
+    _, pruned, removed, stays = cut(model)
+    assert list(removed.values())[:2] == [(0,), (2,)] and not stays
+    assert compare(model, pruned, probes(model), "original").passed

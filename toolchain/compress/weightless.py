@@ -11,6 +11,7 @@ that it reads with a weight is, and what no channel rule passes may depend on an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -171,30 +172,27 @@ def varying(model: Model, channels: Channels) -> Flags:
     labels, flags = channels.labels, np.zeros(len(channels.labels.root), bool)
     layers = {node: reader for node, reader in readers(model, channels) if reader is not None}
 
-    def on(value: ir.Value | None) -> Ids:
-        axes = range(len(value.shape or ())) if value is not None else ()
-        parts = [labels.of(value, a) for a in axes if (value, a) in labels.axes]  # type: ignore[arg-type]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+    def axes(value: ir.Value) -> list[Ids]:
+        count = len(value.shape or ())
+        return [labels.of(value, a) for a in range(count) if (value, a) in labels.axes and len(labels.axes[value, a])]
 
-    for value in model.graph.inputs:
-        flags[on(value)] = True
+    for ids in (ids for value in model.graph.inputs for ids in axes(value)):
+        flags[ids] = True
     count = -1
     while count != (count := int(flags.sum())):
         for node in model.graph:
             entry, reader = find(node), layers.get(node)
             moving = [v for v in node.inputs if v is not None and v.const_value is None]
             for y in node.outputs:
-                made = on(y)
                 if reader is not None:
-                    own_axis = labels.of(y, unit_axis(node, y))
-                    flags[np.setdiff1d(made, own_axis)] = True
+                    flags[np.setdiff1d(np.concatenate(axes(y)), reader.makes)] = True
                     flags[reader.results(flags)] = True
-                elif entry is None or entry.channels is None or list(contracted(node)):
-                    flags[made] = True
-                else:
-                    known = [np.concatenate([on(x), *placed(channels, x, flags)]) for x in moving]
-                    for ids in known:
-                        flags[np.setdiff1d(made, ids)] = True
+                    continue
+                is_open = entry is None or entry.channels is None or any(contracted(node))
+                read = [[]] if is_open else [[*axes(x), *placed(channels, x, flags)] for x in moving]
+                for made, known in itertools.product(axes(y), read):
+                    if not any(np.isin(ids, made).all() for ids in known):  # else it has places of its own on this axis
+                        flags[np.setdiff1d(made, np.concatenate([made[:0], *known]))] = True
     return flags
 
 
