@@ -2,6 +2,7 @@
 
 from toolchain.explain.figures.atlas import by_kernel, occurrence_page
 from toolchain.explain.figures.curves import Trial, class_curves, joint_curves, layer_curves, prune_curve
+from toolchain.explain.figures.heatmaps import heatmap_grid
 from toolchain.explain.figures.inputs import input_maps
 from toolchain.explain.figures.network import architecture, class_counts, parameters, sample_images, splits
 from toolchain.explain.figures.occurrence import (
@@ -11,6 +12,7 @@ from toolchain.explain.figures.occurrence import (
     occurrence_maps,
     selectivity_maps,
 )
+from toolchain.explain.figures.quality import perturbation, quality_table
 from toolchain.explain.figures.units import conditional, overlap, rank_histogram, sorted_units, unit
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "class_kernels",
     "conditional",
     "findings_table",
+    "heatmap_grid",
     "input_maps",
     "joint_curves",
     "layer_curves",
@@ -30,7 +33,9 @@ __all__ = [
     "occurrence_page",
     "overlap",
     "parameters",
+    "perturbation",
     "prune_curve",
+    "quality_table",
     "rank_histogram",
     "sample_images",
     "selectivity_maps",
