@@ -105,7 +105,7 @@ def write_pages(
     listed = [described(f) | {"files": [f"{stem(f.name, f.about)}.{s}" for s in suffixes_of(f)]} for f in figures]
     body = {"schema": SCHEMA} | dict(made_of) | {"figures": listed, "left_out": dict(left_out)}
     cells = [[{k: (shown(v), isinstance(v, str)) for k, v in row.items()} for row in f.table] for f in figures]
-    kinds = [(name.replace("-", " "), list(found)) for name, found in groupby(listed, lambda f: f["figure"])]
+    kinds = [(name.replace("-", " "), list(found)) for name, found in groupby(listed, lambda f: str(f["figure"]))]
     about = {"title": title, "pairs": list(zip(listed, cells, strict=True)), "kinds": kinds}
     write_text(written[0], template().render(body | about))
     write_text(written[1], as_json(body))
