@@ -17,10 +17,14 @@ from explain.atlases import ALWAYS, DEAD, HOSTILE, atlas, html, kernels
 from explain.browser import CHROMIUM, Browser, browser
 from PIL import Image
 
+from toolchain.compress.groups import Group
 from toolchain.errors import Unsupported
 from toolchain.explain import interactive
 from toolchain.explain.atlas import Atlas
+from toolchain.explain.figures.atlas import by_kernel, marks_of
+from toolchain.explain.findings import Finding
 from toolchain.explain.occurrence import class_selectivity, maps
+from toolchain.explain.units import Layer
 
 
 class Parsed(HTMLParser):
@@ -374,3 +378,29 @@ def test_the_scripts_are_plain_and_ask_for_nothing() -> None:
     script = "".join(interactive.asset(name) for name in interactive.SCRIPTS)
     for word in ("innerHTML", "insertAdjacentHTML", "document.write", "eval(", "fetch(", "XMLHttpRequest", "import"):
         assert not re.search(rf"\b{re.escape(word)}" if word[0].isalpha() else word, script), word
+
+
+def test_attributions_are_those_of_the_unit_that_each_kernel_is() -> None:
+    """Of three classes, one of which has no images; the network has no output for a fourth."""
+    generator = np.random.default_rng(0)
+    group = Group("conv1", np.array([40, 7, 12]), (), "channel", (("y", 1),))
+    layer = Layer(group, generator.normal(size=(3, 4, 3)), np.array([5, 0, 3]), np.ones(3, bool), 0.0, 16)
+    found = by_kernel(layer, np.array([7, 12, 40]), 4)
+    for k, unit in enumerate((1, 2, 0)):
+        for j in range(3):
+            mean = (5 * layer.conditional[0, j, unit] + 3 * layer.conditional[2, j, unit]) / 8
+            np.testing.assert_allclose(found.expected[k, j], mean, rtol=1e-12)
+        np.testing.assert_array_equal(found.own[k, [0, 2]], layer.conditional[[0, 2], [0, 2], unit])
+        np.testing.assert_allclose(
+            found.rank[k], -(5 * layer.conditional[0, 3, unit] + 3 * layer.conditional[2, 3, unit]) / 8
+        )
+    assert np.isnan(found.own[:, [1, 3]]).all() and np.isnan(found.expected[:, 3]).all()
+
+
+def test_a_group_of_findings_is_told_by_itself() -> None:
+    found = Finding("redundant", "conv1", "D ≤ 0.05 within 2 groups", ((1, 4), tuple(range(20, 40))), (4, 20))
+    first, second = marks_of([found])
+    assert (first.kernels, second.kernels) == found.groups
+    assert first.words.endswith(": 1, 4; 4 stays") and "and 8 more; 20 stays" in second.words
+    (alone,) = marks_of([Finding("too-small", "conv1", "S reaches 0.1", classes=("a", "b"))])
+    assert alone.kernels == () and alone.words.endswith("S reaches 0.1 (a, b)")

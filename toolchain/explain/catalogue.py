@@ -16,15 +16,19 @@ from toolchain.compress.objective import Classes, objective_of
 from toolchain.data import Samples
 from toolchain.errors import Unsupported, UsageError
 from toolchain.explain import figures
+from toolchain.explain.atlas import Attributed
 from toolchain.explain.figure import Figure
 from toolchain.explain.findings import Finding, findings, units_of
 from toolchain.explain.heatmaps import METHODS, image_tail, layer_of
+from toolchain.explain.interactive import too_large
 from toolchain.explain.judging import Judged, images_for, judge
 from toolchain.explain.layers import Activation, hidden
 from toolchain.explain.occurrence import Occurrence, check_size, class_names, occurrences
+from toolchain.explain.topmost import topmost
 from toolchain.explain.units import Layer, layers_of
 from toolchain.explain.writing import stem
 from toolchain.model import Model
+from toolchain.ops.table import dims
 
 MOST_CLASSES = 8  # that colours can tell apart
 MOST_COLUMNS = 32  # classes that a grid of maps shows
@@ -69,7 +73,7 @@ class Subject:
         found = occurrences(self.model, self.data, [a.value for a in self.fired], self.threads, progress=self.progress)
         return {o.layer: o for o in found}
 
-    @property
+    @cached_property
     def findings(self) -> list[Finding]:
         """What the occurrence maps say."""
         last = next((a.layer for a in reversed(hidden(self.model))), "")
@@ -94,6 +98,14 @@ class Subject:
             self.model, self.channels, self.groups, picked.inputs, labels, steps=self.steps, threads=self.threads,
             max_memory=self.max_memory, progress=self.progress,
         )  # fmt: skip
+
+    @property
+    def attributed(self) -> dict[str, Attributed]:
+        """{layer: what its kernels contribute} for those that are units of a ranked layer."""
+        ranked = {} if units(self) or attributions(self) else {layer.name: layer for layer in self.layers}
+        pairs = [(a, ranked.get(g.name)) for a in self.fired if (g := self.group_of(a)) is not None]
+        number = len(class_names(self.model, self.data))
+        return {a.layer: figures.by_kernel(l, units_of(a, self.channels), number) for a, l in pairs if l is not None}
 
     @property
     def trial(self) -> figures.Trial:
@@ -162,6 +174,12 @@ def fired(subject: Subject) -> str | None:
     except Unsupported as error:
         return str(error)
     return None if subject.fired else "there is no conv or dense layer before the answer"
+
+
+def browsed(subject: Subject) -> str | None:
+    """No more kernels and classes than a page holds."""
+    values, each = subject.channels.values, len(class_names(subject.model, subject.data))
+    return too_large(each * sum(dims(values[a.value])[a.axis] for a in subject.fired))
 
 
 def units(subject: Subject) -> str | None:
@@ -255,6 +273,17 @@ FIGURES: dict[str, Entry] = {
     "occurrence-difference": of_maps(lambda s, a, o: figures.occurrence_differences(o)),
     "selectivity": of_maps(lambda s, a, o: figures.selectivity_maps(o, s.columns or s.names)),
     "class-kernels": of_maps(lambda s, a, o: figures.class_kernels(o, a, s.trial, s.group_of(a), s.columns or s.names)),
+    "occurrence-page": alone(
+        lambda s: figures.occurrence_page(
+            s.data,
+            list(s.occurrences.values()),
+            topmost(s.model, s.data, [a.value for a in s.fired], threads=s.threads, progress=s.progress),
+            s.findings,
+            s.attributed,
+        ),
+        *MAPPED,
+        browsed,
+    ),
     "findings": alone(lambda s: figures.findings_table(s.findings), *MAPPED),
 }
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +104,10 @@ def write_pages(
         check_new(path, force)
     listed = [described(f) | {"files": [f"{stem(f.name, f.about)}.{s}" for s in suffixes_of(f)]} for f in figures]
     body = {"schema": SCHEMA} | dict(made_of) | {"figures": listed, "left_out": dict(left_out)}
-    cells = [[{k: shown(v) for k, v in row.items()} for row in f.table] for f in figures]
-    page = template().render(body | {"title": title, "pairs": list(zip(listed, cells, strict=True))})
-    write_text(written[0], page)
+    cells = [[{k: (shown(v), isinstance(v, str)) for k, v in row.items()} for row in f.table] for f in figures]
+    kinds = [(name.replace("-", " "), list(found)) for name, found in groupby(listed, lambda f: str(f["figure"]))]
+    about = {"title": title, "pairs": list(zip(listed, cells, strict=True)), "kinds": kinds}
+    write_text(written[0], template().render(body | about))
     write_text(written[1], as_json(body))
     return written
 

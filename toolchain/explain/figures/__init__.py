@@ -1,5 +1,6 @@
 """Each figure and table as a function that returns its values; nothing here draws."""
 
+from toolchain.explain.figures.atlas import by_kernel, occurrence_page
 from toolchain.explain.figures.curves import Trial, class_curves, joint_curves, layer_curves, prune_curve
 from toolchain.explain.figures.heatmaps import heatmap_grid
 from toolchain.explain.figures.inputs import input_maps
@@ -17,6 +18,7 @@ from toolchain.explain.figures.units import conditional, overlap, rank_histogram
 __all__ = [
     "Trial",
     "architecture",
+    "by_kernel",
     "class_counts",
     "class_curves",
     "class_kernels",
@@ -28,6 +30,7 @@ __all__ = [
     "layer_curves",
     "occurrence_differences",
     "occurrence_maps",
+    "occurrence_page",
     "overlap",
     "parameters",
     "perturbation",

@@ -10,26 +10,29 @@ from toolchain.data import Samples
 from toolchain.explain.atlas import Atlas, Attributed, Kernels, Mark
 from toolchain.explain.figure import Figure
 from toolchain.explain.findings import KINDS, Finding
-from toolchain.explain.occurrence import I64, Occurrence
+from toolchain.explain.occurrence import Occurrence
 from toolchain.explain.topmost import Topmost
 from toolchain.explain.units import Layer
+from toolchain.ops.units import Ids
 
 NAMED = 12  # kernels of a group that are written out
 
 
 def occurrence_page(
     samples: Samples,
-    found: Sequence[tuple[Occurrence, Topmost]],
+    found: Sequence[Occurrence],
+    tops: Sequence[Topmost],
     findings: Sequence[Finding],
     attributed: Mapping[str, Attributed],
 ) -> Figure:
     """Kernels against classes, layer by layer, on a page of its own (Fig. 2, 4, 6 and 7).
 
-    attributed  {layer: …} for those that were ranked
+    found, tops  of the same layers, in the order of the graph
+    attributed   {layer: …} for those that were ranked
     """
     layers = tuple(
         Kernels(o, top, marks_of([f for f in findings if f.layer == o.layer]), attributed.get(o.layer))
-        for o, top in found
+        for o, top in zip(found, tops, strict=True)
     )
     number = sum(len(kernels) for kernels in layers)
     caption = (
@@ -38,7 +41,7 @@ def occurrence_page(
         f"{samples.name} (n = {len(samples):,})."
     )
     title, source = "What kernels fire for, class by class", "Garcia et al., Fig. 2, 4, 6 and 7"
-    facts = (("samples", len(samples)), ("kernels", number), ("classes", len(found[0][0].classes)))
+    facts = (("samples", len(samples)), ("kernels", number), ("classes", len(found[0].classes)))
     return Figure("occurrence-page", title, source, caption, Atlas(layers, samples), facts=facts)
 
 
@@ -58,10 +61,15 @@ def words(f: Finding, group: tuple[int, ...]) -> str:
     return f"{said}{classes}{f'; {stays} stays' if stays else ''}"
 
 
-def attributed_to(layer: Layer, order: I64, classes: int) -> Attributed:
-    """The attributions of a ranked layer by kernel.
+def by_kernel(layer: Layer, kernels: Ids, classes: int) -> Attributed:
+    """The attributions of a ranked layer in the order of kernels; nan for classes that the network has no output for.
 
-    order  where each kernel stands in the layer's group, [k]
+    kernels  the unit that each kernel is, [k]
     """
-    own = np.stack([layer.own(c) if layer.counts[c] else np.full(len(order), np.nan) for c in range(classes)], axis=1)
-    return Attributed(layer.expected[:classes, order].T, own[order], layer.rank[order])
+    place = {unit: i for i, unit in enumerate(layer.group.units.tolist())}
+    order, number = np.array([place[unit] for unit in kernels.tolist()]), len(layer.counts)
+    expected, own = np.full((2, len(order), classes), np.nan)
+    expected[:, :number] = layer.expected[:number, order].T
+    for c in np.flatnonzero(layer.counts).tolist():
+        own[:, c] = layer.own(c)[order]
+    return Attributed(expected, own, layer.rank[order])

@@ -111,7 +111,7 @@ function kernelsOf(layer, sort, c, show) {
 
 // ---- words ---------------------------------------------------------------------------------------------------------
 const percent = (v) => (Number.isNaN(v) ? "–" : `${(100 * v).toFixed(v > 0 && v < 0.0995 ? 1 : 0)} %`);
-const minus = (text) => text.replace("-", "−");
+const minus = (text) => text.replaceAll("-", "−");
 const signed = (v) => (Number.isNaN(v) ? "–" : Math.abs(v) < 0.005 ? "0.00" : `${v > 0 ? "+" : ""}${minus(v.toFixed(2))}`);
 const count = (n) => n.toLocaleString("en");
 function short(v) {
