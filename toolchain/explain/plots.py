@@ -257,7 +257,7 @@ def grid(canvas: Canvas, chart: Grid) -> None:
     tall = side * h / w if h * w > 1 or chart.down == chart.across else max(0.1, min(0.2, side))
     canvas.set_size_inches(WIDTH, 1.0 + tall * rows)
     axes = canvas.subplots()
-    axes.imshow(shade, aspect="auto" if h == w == 1 else "equal", interpolation="nearest")
+    axes.imshow(shade, aspect="auto" if h == w == 1 else "equal", interpolation="none")
     crowd = max(1, math.ceil(0.1 / tall))
     at = np.arange(0, rows, crowd)
     axes.set_yticks(at * (h + gap) + (h - 1) / 2, [safe(chart.down[chart.shown[i]]) for i in at], fontsize=6)
