@@ -59,25 +59,34 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def terminal(rows: Sequence[dict[str, Any]], title: str) -> None:
     """A table for people: in colour and folded to the width on a terminal, else plain lines."""
-    keys = list(rows[0]) if rows else []
-    right = {k: all(isinstance(r[k], (int, float, type(None))) for r in rows) for k in keys}
     if not sys.stdout.isatty():  # a pipe wants no colours, and the import of rich is a tenth of a short command
-        cells = [keys, *([shown(r[k]) for k in keys] for r in rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(keys))]
-        cells.insert(1, ["─" * w for w in widths])
-        print(*filter(None, [title]), sep="\n", end="\n" if title else "")
-        for row in cells:
-            pairs = zip(keys, row, widths, strict=True)
-            print("  ".join(c.rjust(w) if right[k] else c.ljust(w) for k, c, w in pairs).rstrip())
+        print(*filter(None, [title, aligned(rows)]), sep="\n")
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    keys, right = list(rows[0]) if rows else [], numeric(rows)
     table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
     for key in keys:
         table.add_column(Text(key), justify="right" if right[key] else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(v)) for v in row.values()))
     Console().print(table)
+
+
+def aligned(rows: Sequence[dict[str, Any]]) -> str:
+    """Plain lines with columns of equal width, numbers at their right."""
+    keys, right = list(rows[0]) if rows else [], numeric(rows)
+    cells = [keys, *([shown(r[k]) for k in keys] for r in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(keys))]
+    cells.insert(1, ["─" * w for w in widths])
+    pairs = (zip(keys, row, widths, strict=True) for row in cells)
+    return "\n".join("  ".join(c.rjust(w) if right[k] else c.ljust(w) for k, c, w in row).rstrip() for row in pairs)
+
+
+def numeric(rows: Sequence[dict[str, Any]]) -> dict[str, bool]:
+    """Which columns have nothing but numbers."""
+    keys = rows[0] if rows else {}
+    return {k: all(isinstance(r[k], (int, float, type(None))) for r in rows) for k in keys}

@@ -1,8 +1,20 @@
 """Commands. Each imports what it needs when it runs: `--help` loads no numerical library."""
 
-from toolchain.cli import explaining, job, measuring, reading, stages, sweeping, targeting, training, tuning
+from toolchain.cli import (
+    checking,
+    explaining,
+    job,
+    measuring,
+    reading,
+    stages,
+    sweeping,
+    targeting,
+    training,
+    tuning,
+)
 from toolchain.cli.app import cli, main
 
 __all__ = [
-    "cli", "explaining", "job", "main", "measuring", "reading", "stages", "sweeping", "targeting", "training", "tuning",
+    "checking", "cli", "explaining", "job", "main", "measuring", "reading", "stages", "sweeping", "targeting",
+    "training", "tuning",
 ]  # fmt: skip

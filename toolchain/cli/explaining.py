@@ -46,6 +46,8 @@ from toolchain.errors import UsageError
     metavar="NAME,...",
     help="Classes to show, by name or number; sorted and class-curves are about the first. [default: all, 8 at most]",
 )
+@click.option("--methods", metavar="NAME,...", help="Of heatmaps. [default: all that the network has rules for]")
+@click.option("--at", metavar="LAYER", help="Value whose channels grad-cam weighs. [default: the last with places]")
 @click.option("--orders", default=5, show_default=True, help="Random orders of the prune curve.")
 @out_folder("explain-out")
 @STEPS
@@ -65,6 +67,8 @@ def explain(
     asked: str,
     layers: str | None,
     classes: str | None,
+    methods: str | None,
+    at: str | None,
     orders: int,
     out: Path,
     steps: int,
@@ -88,10 +92,11 @@ def explain(
     from toolchain.explain.writing import check_folder, origin, write_figure, write_pages
     from toolchain.model import load
 
-    names = catalogue.wanted(asked)
+    names, asked_methods = catalogue.wanted(asked), catalogue.methods_named(methods)
     loaded = load(model, parse_shapes(shapes))
     channels = analyse(loaded)
     groups = catalogue.layers_named(channels, layers)
+    catalogue.check_layer(loaded, at)
     fired = hidden(loaded, layers or "*")
     check_folder(out, catalogue.stems(names, groups, fired), force)
     given = load_samples(data, loaded, pixels)
@@ -109,6 +114,8 @@ def explain(
             seed,
             threads,
             max_memory,
+            asked_methods,
+            at,
             advance,
             fired,
             catalogue.classes_named(loaded, given, classes, catalogue.MOST_COLUMNS),
@@ -122,6 +129,7 @@ def explain(
         for name, why in left_out.items():
             say("left out", f"{name}: {why}", 0.0)
         settings = {"samples": samples, "steps": steps, "orders": orders, "seed": seed, "pixels": pixels}
+        settings |= {"methods": list(asked_methods) or None, "at": at}
         made_of = origin(
             loaded,
             (subject.data, *subject.tests),

@@ -18,6 +18,8 @@ from toolchain.errors import Unsupported, UsageError
 from toolchain.explain import figures
 from toolchain.explain.figure import Figure
 from toolchain.explain.findings import Finding, findings, units_of
+from toolchain.explain.heatmaps import METHODS, image_tail, layer_of
+from toolchain.explain.judging import Judged, images_for, judge
 from toolchain.explain.layers import Activation, hidden
 from toolchain.explain.occurrence import Occurrence, check_size, class_names, occurrences
 from toolchain.explain.units import Layer, layers_of
@@ -39,6 +41,8 @@ class Subject:
     columns {class: its name}, the columns of occurrence maps; those of `names` if there are none
     names   {class: its name}, those to show; the first is the one that `sorted` and `class-curves` are about
     orders  random orders of the prune curve
+    methods of heatmaps, () for all that the network has rules for
+    at      the layer that class activation maps weigh, None for the last
     """
 
     model: Model
@@ -53,6 +57,8 @@ class Subject:
     seed: int = 0
     threads: int = 1
     max_memory: int | None = None
+    methods: tuple[str, ...] = ()
+    at: str | None = None
     progress: Progress = lambda stage, done, total: None
     fired: tuple[Activation, ...] = ()
     columns: Mapping[int, str] = field(default_factory=dict)
@@ -94,6 +100,16 @@ class Subject:
         """What curves are measured on."""
         samples, memory = (*self.tests, self.data)[0], min((self.max_memory or 1 << 30) // 4, 1 << 28)
         return figures.Trial(self.model, self.channels, samples, self.threads, memory, progress=self.progress)
+
+    @cached_property
+    def judged(self) -> Judged:
+        """The heatmaps of every method, judged on as many images as that is affordable for."""
+        images = min(self.samples, images_for(self.model, len(self.methods or METHODS), self.orders))
+        picked = self.trial.samples.balanced(images, self.seed)
+        return judge(
+            self.model, picked, self.methods, at=self.at, orders=self.orders, seed=self.seed, threads=self.threads,
+            progress=self.progress,
+        )  # fmt: skip
 
     @property
     def has_classes(self) -> bool:
@@ -210,6 +226,17 @@ FIGURES: dict[str, Entry] = {
         images,
         differentiable,
     ),
+    "heatmaps": alone(
+        lambda s: figures.heatmap_grid(s.model, s.data, s.names, s.methods, s.at, s.seed, s.threads),
+        classes,
+        labels,
+        images,
+        differentiable,
+    ),
+    "perturbation": alone(
+        lambda s: figures.perturbation(s.judged, s.trial.samples.name), classes, images, differentiable
+    ),
+    "quality": alone(lambda s: figures.quality_table(s.judged, s.trial.samples.name), classes, images, differentiable),
     "classes": alone(lambda s: figures.class_counts(s.data, s.names), classes, labels),
     "splits": alone(lambda s: figures.splits(s.model, (s.data, *s.tests), s.threads), classes, labels),
     "unit": of_layers(lambda s, l: figures.unit(l, s.names), classes, labels),
@@ -268,6 +295,24 @@ def layers_named(channels: Channels, pattern: str | None) -> tuple[Group, ...]:
         known = ", ".join(g.name for g in read[:20])
         raise UsageError(f"no layer fits '{pattern}'", way_out=f"Layers with units are {known or 'none'}")
     return found
+
+
+def methods_named(text: str | None) -> tuple[str, ...]:
+    """'gradient,grad-cam' -> names in the order of METHODS, () for None; raises UsageError for an unknown one."""
+    if text is None:
+        return ()
+    asked = {part.strip() for part in text.split(",") if part.strip()}
+    unknown = sorted(asked - {*METHODS})
+    if unknown or not asked:
+        way_out = f"Use some of {', '.join(METHODS)}"
+        raise UsageError(f"unknown method '{unknown[0] if unknown else text}'", way_out=way_out)
+    return tuple(m for m in METHODS if m in asked)
+
+
+def check_layer(model: Model, name: str | None) -> None:
+    """Raise UsageError unless it is a layer that class activation maps can weigh."""
+    if name is not None:
+        layer_of(image_tail(model), name)
 
 
 def classes_named(model: Model, data: Samples, text: str | None, most: int | None = None) -> dict[int, str]:

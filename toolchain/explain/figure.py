@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.explain.atlas import Atlas
+
 F64 = NDArray[np.float64]
 Scalar = str | int | float | bool | None
 Row = dict[str, Scalar]
@@ -131,11 +133,15 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images [h, w, 3] or [h, w] in 0..1, each with its title and its number in the data."""
+    """Images [h, w, 3 or 1] or [h, w] in 0..1, each with its title and its number in the data.
+
+    columns  images of a row; a title may reach over those beside it that have none
+    """
 
     images: tuple[NDArray[np.float32], ...]
     titles: tuple[str, ...]
     numbers: tuple[int, ...]
+    columns: int = 5
 
     def rows(self) -> list[Row]:
         """One for each image."""
@@ -198,7 +204,7 @@ class Panels:
         return [{"panel": t} | r for t, c in zip(self.titles, self.charts, strict=True) for r in c.rows()]
 
 
-Chart = Bars | Lines | Trade | Histogram | Gallery | Grid | Boxes | Panels
+Chart = Bars | Lines | Trade | Histogram | Gallery | Atlas | Grid | Boxes | Panels
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,9 @@ def named(chart: Bars, width: int) -> list[str]:
 def lines(axes: Axes, chart: Lines) -> None:
     """Lines told apart by colour and dash; a band where there is a spread; a legend where there are several."""
     for i, series in enumerate(chart.series):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[(i + i // len(COLOURS)) % len(DASHES)]  # a ninth looks new
         assert series.x is not None
-        axes.plot(series.x, series.y, color=colour, linestyle=DASHES[i % len(DASHES)], label=safe(series.name))
+        axes.plot(series.x, series.y, color=colour, linestyle=dash, label=safe(series.name))
         if series.low is not None and series.high is not None:
             axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel=safe(chart.x), ylabel=safe(chart.y))
@@ -224,15 +224,18 @@ def panels(canvas: Canvas, chart: Panels) -> None:
 
 def gallery(canvas: Canvas, chart: Gallery) -> None:
     """Images side by side, their titles above."""
-    columns = min(5, max(len(chart.images), 1))
+    columns = min(chart.columns, max(len(chart.images), 1))
     rows = math.ceil(len(chart.images) / columns)
-    side = WIDTH / 5
-    canvas.set_size_inches(columns * side, (side + 0.45) * max(rows, 1))
+    side = WIDTH / max(columns, 5)
+    above = 0.45 if columns <= 5 else 0.3  # inches of a title, which is folded over large images
+    canvas.set_size_inches(columns * side, (side + above) * max(rows, 1))
     for i, axes in enumerate(canvas.subplots(max(rows, 1), columns, squeeze=False).flat):
         axes.set_axis_off()
         if i < len(chart.images):
             axes.imshow(chart.images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(safe(chart.titles[i], 15))
+            reaches = i + 1 < len(chart.titles) and not chart.titles[i + 1]
+            title = safe(chart.titles[i], 0 if reaches else 75 // max(columns, 5))
+            axes.set_title(title, loc="left" if reaches else "center")
 
 
 def grid(canvas: Canvas, chart: Grid) -> None:

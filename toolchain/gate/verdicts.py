@@ -1,0 +1,96 @@
+"""Whether each limit holds, by how much it does not, and what takes most of it, in one line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.errors import printable
+from toolchain.gate.counts import Figure, Subject
+from toolchain.gate.limits import Limit
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit beside its figure.
+
+    status   passed, failed or skipped
+    bound    in the quantity's own unit
+    before   the baseline's figure, None without one
+    why      why it was skipped
+    way_out  a command that would get there, for all failures of the file
+    """
+
+    limit: Limit
+    status: str
+    figure: Figure | None = None
+    bound: float = math.nan
+    before: float | None = None
+    why: str = ""
+    way_out: str = ""
+
+    @property
+    def excess(self) -> float:
+        """How far the value is beyond its bound: positive where it failed."""
+        assert self.figure is not None
+        over = self.figure.value - self.bound
+        return -over if self.limit.kind in ("least", "drop") else over
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run of the gate."""
+
+    config: Path
+    verdicts: tuple[Verdict, ...]
+    subjects: tuple[Subject, ...]
+
+    @property
+    def failed(self) -> list[Verdict]:
+        """Limits that do not hold."""
+        return [v for v in self.verdicts if v.status == FAILED]
+
+
+# ---- what it says ---------------------------------------------------------------------------------------------------
+def spoken(quantity: str, value: float) -> str:
+    """A value with its unit."""
+    if quantity in ("flash", "ram"):
+        scale, unit = next((s, u) for s, u in ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes")) if value >= s or s == 1)
+        return f"{value / scale:,.2f} {unit}" if scale > 1 else f"{value:,.0f} bytes"
+    if quantity == "latency":
+        return f"{value / 1e6:,.4g} ms"
+    if quantity == "accuracy":
+        return f"{100 * value:.2f} %"
+    return f"{value:,.0f}"
+
+
+def difference(verdict: Verdict) -> str:
+    """By how much a limit is missed, in its own unit and relative to it."""
+    quantity, excess = verdict.limit.quantity, verdict.excess
+    if quantity == "accuracy":
+        return f"{100 * excess:.2f} points"
+    told = f"{excess:,.0f} bytes" if quantity in ("flash", "ram") else spoken(quantity, excess)
+    percent = 100 * excess / verdict.bound if verdict.bound else math.inf
+    return f"{told} ({percent:{',.0f' if percent >= 10 else '.2g'}} %)"
+
+
+def message(verdict: Verdict) -> str:
+    """One line on a limit; names out of files are printable in it."""
+    limit, figure = verdict.limit, verdict.figure
+    head = f"{limit.name} of {limit.model}"
+    if verdict.status == SKIPPED or figure is None:
+        return printable(f"{head} is skipped, {verdict.why}")
+    value, bound = spoken(limit.quantity, figure.value), spoken(limit.quantity, verdict.bound)
+    word = "at least" if limit.kind in ("least", "drop") else "at most"
+    line = f"{head} is {value}, {word} {bound} is allowed"
+    if verdict.before is not None:
+        line += f" (it was {spoken(limit.quantity, verdict.before)})"
+    if verdict.status == PASSED:
+        return printable(line)
+    side = "below" if limit.kind in ("least", "drop") else "above"
+    most = f". The largest is {figure.largest}" if figure.largest else ""
+    note = f". Taken as {figure.note}" if figure.note else ""
+    return printable(f"{line}: {difference(verdict)} {side}{most}{note}")
