@@ -215,7 +215,7 @@ def rover_rows(folder: Path, out: Path, threads: int) -> list[Row]:
 
 
 def main() -> None:
-    """Write the figures, and a table of accuracies beside the paper's as CSV and Markdown."""
+    """Write the figures, and accuracies of every seed as CSV and their means beside the paper's as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", type=Path, required=True, help="folder of mnist-SEED.onnx")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -226,16 +226,14 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     asked.nets.mkdir(parents=True, exist_ok=True)
     asked.out.mkdir(parents=True, exist_ok=True)
-    rows = {"mnist": mnist_rows(asked.nets, asked.seeds, asked.out, asked.threads)}
+    studied = {"mnist": lambda: mnist_rows(asked.nets, asked.seeds, asked.out, asked.threads)}
     if asked.rover is not None:
-        rows["rover"] = rover_rows(asked.rover, asked.out, asked.threads)
-    text = ""
-    for name, every in rows.items():
-        table = means(every, PAPER[name])
-        write_text(asked.out / f"{name}.csv", as_csv(every))
-        text += f"## {name}\n\n{markdown(table)}\n\n"
-    write_text(asked.out / "accuracy.md", text)
-    print(text)
+        studied["rover"] = lambda: rover_rows(asked.rover, asked.out, asked.threads)
+    for name, rows in ((name, run()) for name, run in studied.items()):
+        table = markdown(means(rows, PAPER[name]))
+        write_text(asked.out / f"{name}.csv", as_csv(rows))
+        write_text(asked.out / f"{name}.md", f"{table}\n")
+        print(table, flush=True)
 
 
 if __name__ == "__main__":
