@@ -5,9 +5,10 @@
 The first layer keeps 5 of 16 kernels: those that are dead or unselective go, the others are put into as many groups by
 D (complete linkage) as may stay, and of each group the kernel with the highest s stays. The layer is frozen, the rest
 is trained for one epoch, then the second layer is cut to what its findings leave, and the same is done once more.
-Beside it: as many kernels drawn by chance, and the network that was not cut, trained for as long in the same way.
+Beside it: as many kernels drawn by chance, and the network that was not cut, trained in the same way. An epoch that
+validation does not find better than none is not kept.
 
-CIFAR-10 is on no machine of ours. Its place takes the network of train_msl5 (--rover, the folder of its results), whose
+CIFAR-10 is not at hand. Its place takes the network of train_msl5 (--rover, the folder of its results), whose
 first and last convolution are cut by the paper's shares, 64 to 20 and 64 to 35. MNIST comes from ../shared/data.
 RUNS holds mnist-SEED.onnx of `benchmarks.criteria_nets`; what is not there is trained.
 """
