@@ -23,6 +23,7 @@ from toolchain.explain.figures.curves import Trial
 from toolchain.explain.findings import Finding, as_row, findings, load_findings, removal
 from toolchain.explain.layers import Activation, activations, hidden
 from toolchain.explain.occurrence import Occurrence, class_selectivity, differences, kernel_selectivity, occurrences
+from toolchain.explain.plots import averaged
 from toolchain.model import Model
 from toolchain.shipped import triangles_squares_path
 from toolchain.synthetic import triangles_squares
@@ -177,6 +178,29 @@ def test_accuracies_without_kernels_are_those_of_a_masked_network() -> None:
         for series, removed in zip(accuracies.series, (labels[:0], labels[~own], labels[own]), strict=True):
             of, right = evaluate(mask(model, channels, removed), data).per_class[c]
             assert series.y[i] == pytest.approx(100 * right / of)
+
+
+def test_a_picture_of_many_kernels_shows_the_most_selective_and_says_so() -> None:
+    generator = np.random.default_rng(6)
+    o = occurrence(*generator.random((600, 3, 2)).round(2).tolist())
+    figure = occurrence_maps(o, {0: "a", 1: "b", 2: "c"})
+    assert isinstance(figure.chart, Grid)
+    s = kernel_selectivity(o)
+    shown = figure.chart.shown
+    assert len(shown) == len(set(shown)) < 100 and f"the {len(shown)} of 600 kernels" in figure.caption
+    assert min(s[list(shown)]) >= np.sort(s)[-len(shown)]
+    assert len(figure.rows) == 600 * 3  # the numbers are of all
+
+
+def test_a_large_map_is_averaged_over_blocks_and_keeps_its_mean() -> None:
+    maps = np.random.default_rng(7).random((2, 3, 96, 101))
+    small = averaged(maps)
+    assert max(small.shape[2:]) <= 48
+    whole, block = small[:, :, :-1, :-1], 3
+    for h, w in ((0, 0), (5, 7), (30, 32)):
+        part = maps[:, :, h * block : (h + 1) * block, w * block : (w + 1) * block]
+        np.testing.assert_allclose(whole[:, :, h, w], part.mean(axis=(2, 3)))
+    np.testing.assert_allclose(small[..., -1], maps[..., -2:].reshape(2, 3, -1, 3, 2).mean(axis=(3, 4)))
 
 
 # ---- the file and the command ----------------------------------------------------------------------------------------

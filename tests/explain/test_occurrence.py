@@ -201,5 +201,5 @@ def test_mistakes_are_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UsageError, match="two or more"):
         class_selectivity(o)
     monkeypatch.setattr(occurrence, "MOST", 10)
-    with pytest.raises(Unsupported, match=r"take .* GB.*--layers"):
+    with pytest.raises(Unsupported, match=r"take .* GB.*fewer with --layers"):
         occurrences(model, data, [activations(model)[0].value])

@@ -169,8 +169,7 @@ def several(subject: Subject) -> str | None:
 def fired(subject: Subject) -> str | None:
     """A layer whose kernels fire, of a size that memory holds."""
     try:
-        for about in subject.fired:
-            check_size(about, subject.channels.values[about.value], len(class_names(subject.model, subject.data)))
+        check_size(subject.fired, subject.channels.values, len(class_names(subject.model, subject.data)))
     except Unsupported as error:
         return str(error)
     return None if subject.fired else "there is no conv or dense layer before the answer"

@@ -8,7 +8,7 @@ over classes that have samples; maps of the others are nan.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,8 @@ from toolchain.session import run, session, with_outputs
 
 F64, I64 = NDArray[np.float64], NDArray[np.int64]
 AT_ONCE = 1 << 23  # bytes of activations of one run: they stay in the processor's cache
-MOST = 1 << 31  # bytes of the counts of one layer
-ORDERLY = 512  # kernels up to which neighbours in the order of rows are the nearest that the tree allows
+MOST = 1 << 31  # bytes of the counts of all layers
+ORDERLY = 128  # kernels up to which neighbours in the order of rows are the nearest that the tree allows
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,7 @@ def occurrences(
     found = [activation_of(model, name) for name in layers]
     names = class_names(model, data)
     values = {str(v.name): v for n in model.graph for v in n.outputs}
-    for one in found:
-        check_size(one, values[one.value], len(names))
+    check_size(found, values, len(names))
     if not found:
         return []
     sums = counted(model, data, [values[a.value] for a in found], len(names), threads, at_once, progress)
@@ -155,13 +154,15 @@ def class_names(model: Model, data: Samples) -> tuple[str, ...]:
     return tuple(data.classes[k] if k < len(data.classes) else str(k) for k in range(most))
 
 
-def check_size(one: Activation, value: ir.Value, classes: int) -> None:
+def check_size(found: Sequence[Activation], values: Mapping[str, ir.Value], classes: int) -> None:
     """Raise Unsupported for maps that would not fit into memory."""
-    size = 8 * classes * abs(math.prod(dims(value)))
-    if size > MOST:
+    sizes = [8 * classes * abs(math.prod(dims(values[a.value]))) for a in found]
+    if sum(sizes) > MOST:
+        largest = found[sizes.index(max(sizes))]
         raise Unsupported(
-            f"occurrence maps of '{one.layer}' {value.shape} for {classes} classes take {size / 1e9:.0f} GB",
-            way_out="Leave it out with --layers",
+            f"occurrence maps of {len(found)} layers for {classes} classes take {sum(sizes) / 1e9:.1f} GB, "
+            f"the most of them those of '{largest.layer}' {values[largest.value].shape}",
+            way_out="Name fewer with --layers",
         )
 
 

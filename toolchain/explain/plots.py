@@ -37,6 +37,7 @@ LETTERS = 96  # of a legend, in one line
 BOXES_IN_A_ROW = 5
 MOST_BOXES = 60
 LARGEST_MAP = 48  # entries along a side of a map in a grid: larger ones are averaged over blocks
+LONGEST_NAME = 28  # letters of a column
 BLANK = "#e4e4e4"
 
 
@@ -79,7 +80,9 @@ def bars(axes: Axes, chart: Bars) -> None:
         if len(chart.series) == 1:
             axes.bar_label(made, [number(v) for v in series.y], padding=2, fontsize=8, color=GREY)
     turned = len(places) > MANY and max(map(len, chart.categories)) > 3
-    names = named(chart, 0 if turned else max(8, 76 // max(len(places), 1)))
+    crowded = len(places) > MANY and not turned  # no room for numbers of samples side by side
+    width = 0 if turned else max(8, 76 // max(len(places), 1))
+    names = [safe(c, width) for c in chart.categories] if crowded else named(chart, width)
     axes.set_xticks(places, names, rotation=60 if turned else 0, ha="right" if turned else "center")
     axes.tick_params(axis="x", length=0)
     axes.set(xlabel=chart.category, ylabel=chart.quantity)
@@ -260,20 +263,26 @@ def grid(canvas: Canvas, chart: Grid) -> None:
     tall = side * h / w if h * w > 1 or chart.down == chart.across else max(0.1, min(0.2, side))
     canvas.set_size_inches(WIDTH, 1.0 + tall * rows)
     axes = canvas.subplots()
-    axes.imshow(shade, aspect="auto" if h == w == 1 else "equal", interpolation="nearest")
+    axes.imshow(shade, aspect="auto" if h == w == 1 else "equal", interpolation="none")
     crowd = max(1, math.ceil(0.1 / tall))
     at = np.arange(0, rows, crowd)
     axes.set_yticks(at * (h + gap) + (h - 1) / 2, [safe(chart.down[chart.shown[i]]) for i in at], fontsize=6)
-    names, every = [safe(n, 14) for n in chart.across], max(1, math.ceil(0.1 * columns / (WIDTH - 0.9)))
-    turned = max(map(len, names), default=0) * 0.06 > side
+    every = max(1, math.ceil(0.1 * columns / (WIDTH - 0.9)))
     at = np.arange(0, columns, every)
-    words = [names[i] for i in at]
+    folded = [safe(chart.across[i], 14) for i in at]
+    turned = max((len(line) for name in folded for line in name.split("\n")), default=0) * 0.06 > side * every
+    words = [cut_short(safe(chart.across[i])) for i in at] if turned else folded
     axes.set_xticks(at * (w + gap) + (w - 1) / 2, words, fontsize=6.5, rotation=90 if turned else 0)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set(xlabel=chart.column, ylabel=chart.row)
     scale = ScalarMappable(Normalize(chart.low, chart.high), colours)
     canvas.colorbar(scale, ax=axes, location="top", label=chart.quantity, shrink=0.5, aspect=30, pad=0.02)
+
+
+def cut_short(text: str) -> str:
+    """A name that leaves room for the picture."""
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def averaged(maps: Any) -> Any:
