@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from toolchain.errors import UsageError, nearest
-from toolchain.validate import read_bytes
+from toolchain.files import read_bytes
 
 NAME = "jettison.toml"
 LARGEST = 1 << 20  # bytes

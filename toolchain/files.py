@@ -1,4 +1,4 @@
-"""Atomic writing: a reader sees the old file or the new one, never half of one."""
+"""Files read whole, and written atomically: a reader sees the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from toolchain.errors import BadInput, UsageError
+
+
+def read_bytes(path: Path, kind: str) -> bytes:
+    """The bytes of an ordinary file; raises BadInput with the reason in the user's words."""
+    try:
+        if path.is_dir():
+            raise BadInput(f"is a folder, {kind} is needed", str(path))
+        if path.exists() and not path.is_file():
+            raise BadInput("is not an ordinary file", str(path))
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BadInput("no such file", str(path)) from error
+    except OSError as error:
+        raise BadInput(str(error.strerror).lower(), str(path)) from error
 
 
 def check_new(path: Path, force: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from toolchain.cli.app import cli
+from toolchain.cli.configured import is_configured
 from toolchain.cli.options import (
     ALIGN,
     APPROXIMATE,
@@ -219,6 +220,7 @@ def prune(
     from toolchain.model import load, save
     from toolchain.tables import show
 
+    budget = None if plan_file is not None and is_configured("budget") else budget
     if (budget is None) == (plan_file is None):
         raise UsageError(
             "a budget or a plan is needed, not both", way_out="Give --budget params<=30%, or --plan plan.json"
