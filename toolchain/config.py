@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from toolchain.errors import UsageError, nearest
-from toolchain.validate import read_bytes
+from toolchain.files import read_bytes
 
 NAME = "jettison.toml"
 LARGEST = 1 << 20  # bytes
@@ -155,8 +155,16 @@ def parsed(path: Path) -> ConfigFile:
     inner = entry(found, root)
     if inner is None:
         raise UsageError("has no [tool.jettison]", str(path), f"Write one, or a {NAME}")
+    return typed(inner, path, text, root)
+
+
+def typed(tables: Any, path: Path, text: str = "", root: tuple[Key, ...] = ()) -> ConfigFile:
+    """Tables whose keys are all known and of their types; raises UsageError.
+
+    path, text  where they stand
+    """
     try:
-        return ConfigFile(path, text, root, msgspec.convert(inner, Config))
+        return ConfigFile(path, text, root, msgspec.convert(tables, Config))
     except msgspec.ValidationError as error:
         raise refusal(path, text, root, str(error)) from error
 
@@ -193,7 +201,8 @@ def refusal(path: Path, text: str, root: tuple[Key, ...], said: str) -> UsageErr
     elif value is not None:
         told = f"{spoken(keys)} cannot be '{value[1]}'"
         way_out = nearest(value[1], get_args(kind_at(keys)))
-    return UsageError(told, f"{path}:{line_of(text, (*root, *keys))}", way_out)
+    place = f"{path}:{line_of(text, (*root, *keys))}" if text else str(path)
+    return UsageError(told, place, way_out)
 
 
 def spoken(keys: Sequence[Key]) -> str:

@@ -21,6 +21,20 @@ LONGEST = 100  # bytes of a name that a temporary file's begins with, of the 255
 UNLOCKED = "its file system has no locks, so that a second run on it would not be noticed"
 
 
+def read_bytes(path: Path, kind: str) -> bytes:
+    """The bytes of an ordinary file; raises BadInput with the reason in the user's words."""
+    try:
+        if path.is_dir():
+            raise BadInput(f"is a folder, {kind} is needed", str(path))
+        if path.exists() and not path.is_file():
+            raise BadInput("is not an ordinary file", str(path))
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BadInput("no such file", str(path)) from error
+    except OSError as error:
+        raise BadInput(str(error.strerror).lower(), str(path)) from error
+
+
 def check_new(path: Path, force: bool) -> None:
     """Raise UsageError if `path` exists and may not be overwritten, or BadInput if its folder is missing."""
     if path.is_dir():

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from toolchain.errors import BadInput, Unsupported
+from toolchain.files import read_bytes
 
 DEEPEST = 16  # branches within branches within branches …
 LOOKS = (  # first bytes of what people hand in instead
@@ -24,20 +25,6 @@ LOOKS = (  # first bytes of what people hand in instead
     (b"<", "text"),
     (b"{", "JSON text"),
 )
-
-
-def read_bytes(path: Path, kind: str) -> bytes:
-    """The bytes of an ordinary file; raises BadInput with the reason in the user's words."""
-    try:
-        if path.is_dir():
-            raise BadInput(f"is a folder, {kind} is needed", str(path))
-        if path.exists() and not path.is_file():
-            raise BadInput("is not an ordinary file", str(path))
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise BadInput("no such file", str(path)) from error
-    except OSError as error:
-        raise BadInput(str(error.strerror).lower(), str(path)) from error
 
 
 def read_proto(path: Path) -> tuple[onnx.ModelProto, str]:

@@ -7,10 +7,12 @@ import gc
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
 from toolchain import __version__
+from toolchain.cli.configured import defaults
 from toolchain.errors import JettisonError, printable
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -19,11 +21,18 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="jettison")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no stage lines.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Else jettison.toml, else pyproject.toml's tables.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
 @click.pass_context
-def cli(context: click.Context, quiet: bool, debug: bool) -> None:
+def cli(context: click.Context, quiet: bool, config: Path | None, debug: bool) -> None:
     """Make trained networks small, fast and explainable enough to fly: ONNX in, smaller ONNX and TFLite out."""
-    context.obj |= {"quiet": quiet, "debug": debug}
+    context.obj |= {"quiet": quiet, "debug": debug, "config": config}
+    context.default_map = defaults(context.invoked_subcommand, config)
 
 
 def name_variables(command: click.Command, name: str = "JETTISON") -> None:

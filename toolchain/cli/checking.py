@@ -41,7 +41,9 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
     "--report", "reports", multiple=True, metavar="FORMAT=FILE", help="Write it too, such as junit=check.xml; repeat."
 )
 @FORCE
+@click.pass_context
 def check(
+    context: click.Context,
     config: Path | None,
     baseline: str | None,
     saved: Path | None,
@@ -65,7 +67,7 @@ def check(
     files = dict(parse_report(text) for text in reports)
     for path in (*files, *filter(None, [saved])):
         check_new(path, force)
-    file = read_config(config)
+    file = read_config(config or context.obj.get("config"))
     if file is None:
         raise UsageError(f"there is no {NAME} here", way_out="Write one with jettison init MODEL, or give --config")
     checked = judge(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli.app import cli
+from toolchain.cli.configured import is_configured
 from toolchain.cli.options import (
     ALIGN,
     APPROXIMATE,
@@ -237,7 +238,9 @@ def prune(
     from toolchain.model import load, save
     from toolchain.tables import show
 
-    if sum((budget is not None, plan_file is not None, findings_file is not None, weightless)) != 1:
+    others = (plan_file is not None, findings_file is not None, weightless)
+    budget = None if any(others) and is_configured("budget") else budget
+    if sum((budget is not None, *others)) != 1:
         raise UsageError(
             "a budget, a plan, findings or --weightless is needed, and one of them alone",
             way_out="Give --budget params<=30%, --plan plan.json, --from-findings findings.json or --weightless",
@@ -425,8 +428,13 @@ def verify(
     threads: int,
     form: str,
 ) -> None:
-    """Prove that PRUNED equals MODEL: masked by a plan, or as it is; a .tflite is run in LiteRT."""
+    """Prove that PRUNED equals MODEL: masked by a plan, or as it is; a .tflite is run in LiteRT.
+
+    With a plan, PRUNED must also say nothing else of the network and the plan that it was cut by.
+    """
     from dataclasses import asdict
+
+    import numpy as np
 
     from toolchain.compress.groups import analyse
     from toolchain.compress.plan import load_plan
@@ -434,14 +442,15 @@ def verify(
     from toolchain.data import load_samples
     from toolchain.model import load
     from toolchain.tables import show
-    from toolchain.verify import NARROWED, compare, probes
+    from toolchain.verify import CHAIN, NARROWED, compare, probes, unlike
 
-    reference = load(model, parse_shapes(shapes))
+    dense = reference = load(model, parse_shapes(shapes))
     inputs = probes(reference, seed=seed) if data is None else load_samples(data, reference, pixels).first(64).inputs
-    against = "MODEL"
+    against, removed = "MODEL", None
     if plan_file is not None:
         plan = load_plan(plan_file, reference)
         channels = analyse(reference, plan.approximate)
+        removed = {g.name: np.array(plan.removed.get(g.name, ()), np.int64) for g in channels.groups}
         reference = mask(reference, channels, plan.labels(channels))
         against = f"MODEL masked by the plan{NARROWED if plan.approximate else ''}"
     if pruned.suffix == ".tflite":
@@ -451,7 +460,13 @@ def verify(
         read_bytes(pruned, "a model")
         checked = asdict(emit.check(reference, pruned, dict(inputs)))
     else:
-        proof = compare(reference, load(pruned, parse_shapes(shapes)), inputs, against, threads=threads)
+        found = load(pruned, parse_shapes(shapes))
+        if removed is not None and (links := unlike(dense, found, removed)):
+            told = " and ".join(CHAIN[link] for link in links)
+            raise GateFailed(
+                f"{pruned} says that it was made of {told}", way_out="Give the MODEL and plan that made it"
+            )
+        proof = compare(reference, found, inputs, against, threads=threads)
         checked = asdict(proof) | {"passed": proof.passed}
     show([{"": k, "value": v} for k, v in checked.items()] if form == "table" else [checked], form)
     if not checked["passed"]:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from toolchain import __version__
 from toolchain.errors import printable
 from toolchain.gate.checking import key
+from toolchain.gate.counts import Figure
 from toolchain.gate.verdicts import FAILED, PASSED, SKIPPED, Checked, Verdict, message, spoken
 from toolchain.tables import aligned, markdown
 
@@ -45,6 +46,7 @@ def row(verdict: Verdict) -> dict[str, Any]:
     """A limit's line; the verdict comes first, for a name must not begin a line."""
     limit, figure = verdict.limit, verdict.figure
     value = None if figure is None else figure.value
+    sign = "≥" if limit.kind in ("least", "drop") else "≤"
     return {
         "": WORDS[verdict.status],
         "model": limit.model,
@@ -52,9 +54,14 @@ def row(verdict: Verdict) -> dict[str, Any]:
         "before": verdict.before and spoken(limit.quantity, verdict.before),
         "value": None if value is None else spoken(limit.quantity, value),
         "change": changed(limit.quantity, verdict.before, value),
-        "allowed": None if figure is None else spoken(limit.quantity, verdict.bound),
-        "grade": figure and figure.grade,
+        "allowed": None if figure is None else f"{sign} {spoken(limit.quantity, verdict.bound)}",
+        "grade": figure and graded(figure),
     }
+
+
+def graded(figure: Figure) -> str:
+    """How a value was come by, and how far it may be off."""
+    return figure.grade if figure.noise is None else f"{figure.grade} ± {100 * figure.noise:.2g} %"
 
 
 def changed(quantity: str, before: float | None, after: float | None) -> str | None:

@@ -84,13 +84,13 @@ def message(verdict: Verdict) -> str:
     if verdict.status == SKIPPED or figure is None:
         return printable(f"{head} is skipped, {verdict.why}")
     value, bound = spoken(limit.quantity, figure.value), spoken(limit.quantity, verdict.bound)
-    word = "at least" if limit.kind in ("least", "drop") else "at most"
-    line = f"{head} is {value}, {word} {bound} is allowed"
+    is_least = limit.kind in ("least", "drop")
+    line = f"{head} is {value}, " + (f"at least {bound} is asked for" if is_least else f"at most {bound} is allowed")
     if verdict.before is not None:
         line += f" (it was {spoken(limit.quantity, verdict.before)})"
     if verdict.status == PASSED:
         return printable(line)
-    side = "below" if limit.kind in ("least", "drop") else "above"
+    side = "below" if is_least else "above"
     most = f". The largest is {figure.largest}" if figure.largest else ""
     note = f". Taken as {figure.note}" if figure.note else ""
     return printable(f"{line}: {difference(verdict)} {side}{most}{note}")
