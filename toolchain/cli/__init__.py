@@ -1,6 +1,6 @@
 """Commands. Each imports what it needs when it runs: `--help` loads no numerical library."""
 
-from toolchain.cli import checking, explaining, job, measuring, reading, stages, sweeping, targeting, training
+from toolchain.cli import checking, explaining, job, measuring, proving, reading, stages, sweeping, targeting, training
 from toolchain.cli.app import cli, main
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "job",
     "main",
     "measuring",
+    "proving",
     "reading",
     "stages",
     "sweeping",
