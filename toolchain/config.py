@@ -184,7 +184,8 @@ def refusal(path: Path, text: str, root: tuple[Key, ...], said: str) -> UsageErr
     keys = tuple(int(k) if k.isdigit() else k for k in re.findall(r"[^\W\d]\w*|\d+", place.partition("[...]")[0]))
     unknown = re.fullmatch(r"Object contains unknown field '(.*)'", what, re.DOTALL)
     value = re.fullmatch(r"Invalid enum value '(.*)'", what, re.DOTALL)
-    told, way_out = f"{spoken(keys)}: {what[0].lower()}{what[1:]}", ""
+    missing = what.replace("Object missing required field", "lacks")
+    told, way_out = f"{spoken(keys)}: {missing[0].lower()}{missing[1:]}", ""
     if unknown is not None:
         told = f"{spoken(keys)} has no key '{unknown[1]}'"
         way_out = nearest(unknown[1], [f.name for f in msgspec.structs.fields(kind_at(keys))])

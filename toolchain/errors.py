@@ -70,5 +70,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line with control characters escaped: names inside model files are not to be trusted."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """`text` on one line with control characters escaped: names inside model files are not to be trusted.
+
+    Nor does it hold `##[`, which GitHub takes for a command wherever it stands in a line.
+    """
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line.replace("##[", "#\\x23[")

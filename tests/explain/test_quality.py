@@ -9,7 +9,7 @@ import pytest
 
 from toolchain.errors import UsageError
 from toolchain.explain import quality
-from toolchain.explain.quality import Trial
+from toolchain.explain.quality import Watched
 
 N, C, H, W = 5, 2, 7, 9
 GENERATOR = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def bent(images: np.ndarray) -> np.ndarray:
     return np.tanh(linear(images) / 5) + 0.1 * linear(images) ** 2
 
 
-TRIAL = Trial(bent, IMAGES, TARGETS)
+WATCHED = Watched(bent, IMAGES, TARGETS)
 CONTRIBUTIONS = np.stack(  # of each pixel to the target of a linear network, colours summed: its perfect heatmap
     [(x.reshape(-1) * WEIGHTS[:, t]).reshape(C, H, W).sum(axis=0) for x, t in zip(IMAGES, TARGETS, strict=True)]
 )
@@ -153,7 +153,7 @@ def literal_perturbation(i: int, order: list[tuple[int, int]], side: int, replac
 
 @pytest.mark.parametrize("side", [1, 2, 4, 9])
 def test_perturbation_replaces_region_after_region_most_relevant_first(side: int) -> None:
-    found = quality.region_perturbation(TRIAL, MAPS, region=side, fill=0.5)
+    found = quality.region_perturbation(WATCHED, MAPS, region=side, fill=0.5)
     corners = [(r, c) for r in range(0, H, side) for c in range(0, W, side)]
     for i in range(N):
         worth = {(r, c): MAPS[i, r : r + side, c : c + side].sum() for r, c in corners}
@@ -163,55 +163,55 @@ def test_perturbation_replaces_region_after_region_most_relevant_first(side: int
 
 
 def test_a_random_order_replaces_every_region_once_and_differs_from_image_to_image() -> None:
-    found = quality.random_perturbation(TRIAL, 3, region=3, fill=0.0)
+    found = quality.random_perturbation(WATCHED, 3, region=3, fill=0.0)
     assert found.shape == (3, N, 10)
     ends = bent(np.zeros_like(IMAGES))[np.arange(N), TARGETS]
     np.testing.assert_allclose(found[:, :, -1], np.tile(ends, (3, 1)))
     assert len({tuple(np.round(np.diff(s), 12)) for s in found.reshape(-1, 10)}) == 3 * N
-    again = quality.random_perturbation(TRIAL, 3, region=3, fill=0.0)
+    again = quality.random_perturbation(WATCHED, 3, region=3, fill=0.0)
     assert found.tobytes() == again.tobytes()
 
 
 def test_noise_stays_within_the_images_and_is_the_same_for_every_heatmap_of_a_seed() -> None:
     seen: list[np.ndarray] = []
-    trial = Trial(lambda x: (seen.append(x), bent(x))[1], IMAGES, TARGETS)
+    watched = Watched(lambda x: (seen.append(x), bent(x))[1], IMAGES, TARGETS)
     for maps in (MAPS, -MAPS):
-        quality.region_perturbation(trial, maps, region=2)
+        quality.region_perturbation(watched, maps, region=2)
     last = [x[-1] for x in seen]  # of the last image every region is replaced
     np.testing.assert_array_equal(last[0], last[1])
     assert IMAGES.min() <= last[0].min() and last[0].max() <= IMAGES.max() and last[0].std() > 0.5
-    other = quality.region_perturbation(TRIAL, MAPS, region=2, seed=1)
-    assert not np.array_equal(other[:, 1:], quality.region_perturbation(TRIAL, MAPS, region=2)[:, 1:])
+    other = quality.region_perturbation(WATCHED, MAPS, region=2, seed=1)
+    assert not np.array_equal(other[:, 1:], quality.region_perturbation(WATCHED, MAPS, region=2)[:, 1:])
 
 
 def test_fewer_steps_are_the_beginning_of_more() -> None:
-    whole = quality.region_perturbation(TRIAL, MAPS, region=2)
-    np.testing.assert_array_equal(quality.region_perturbation(TRIAL, MAPS, region=2, steps=4), whole[:, :5])
-    assert quality.region_perturbation(TRIAL, MAPS, region=2, steps=1000).shape == whole.shape == (N, 4 * 5 + 1)
+    whole = quality.region_perturbation(WATCHED, MAPS, region=2)
+    np.testing.assert_array_equal(quality.region_perturbation(WATCHED, MAPS, region=2, steps=4), whole[:, :5])
+    assert quality.region_perturbation(WATCHED, MAPS, region=2, steps=1000).shape == whole.shape == (N, 4 * 5 + 1)
 
 
 def test_curves_do_not_depend_on_the_parts_that_they_are_made_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = quality.region_perturbation(TRIAL, MAPS, region=2)
+    whole = quality.region_perturbation(WATCHED, MAPS, region=2)
     sizes: list[int] = []
-    trial = Trial(lambda x: (sizes.append(len(x)), bent(x))[1], IMAGES, TARGETS)
+    watched = Watched(lambda x: (sizes.append(len(x)), bent(x))[1], IMAGES, TARGETS)
     monkeypatch.setattr(quality, "LARGEST_FEED", 13 * IMAGES[0].size)
-    np.testing.assert_allclose(quality.region_perturbation(trial, MAPS, region=2), whole, rtol=1e-12)
+    np.testing.assert_allclose(quality.region_perturbation(watched, MAPS, region=2), whole, rtol=1e-12)
     assert max(sizes) == 13
 
 
 @pytest.mark.parametrize("side", [1, 3])
 def test_on_a_linear_network_no_order_beats_that_of_its_contributions(side: int) -> None:
-    trial = Trial(linear, IMAGES, TARGETS)
-    best = quality.aopc(quality.region_perturbation(trial, CONTRIBUTIONS, region=side, fill=0.0))
-    worst = quality.aopc(quality.region_perturbation(trial, -CONTRIBUTIONS, region=side, fill=0.0))
-    others = [quality.region_perturbation(trial, m, region=side, fill=0.0) for m in (MAPS, -MAPS, MAPS**3)]
-    chance = quality.random_perturbation(trial, 20, region=side, fill=0.0)
+    watched = Watched(linear, IMAGES, TARGETS)
+    best = quality.aopc(quality.region_perturbation(watched, CONTRIBUTIONS, region=side, fill=0.0))
+    worst = quality.aopc(quality.region_perturbation(watched, -CONTRIBUTIONS, region=side, fill=0.0))
+    others = [quality.region_perturbation(watched, m, region=side, fill=0.0) for m in (MAPS, -MAPS, MAPS**3)]
+    chance = quality.random_perturbation(watched, 20, region=side, fill=0.0)
     for scores in (*others, *chance):
         assert (quality.aopc(scores) <= best + 1e-9).all() and (quality.aopc(scores) >= worst - 1e-9).all()
 
 
 def test_the_aopc_is_the_mean_fall_over_all_steps_with_the_first() -> None:
-    scores = quality.region_perturbation(TRIAL, MAPS, region=3)
+    scores = quality.region_perturbation(WATCHED, MAPS, region=3)
     wanted = [sum(s[0] - v for v in s) / len(s) for s in scores]
     np.testing.assert_allclose(quality.aopc(scores), wanted)
     assert quality.aopc(np.ones((2, N, 4))).shape == (2, N)
@@ -219,7 +219,7 @@ def test_the_aopc_is_the_mean_fall_over_all_steps_with_the_first() -> None:
 
 @pytest.mark.parametrize("steps", [1, 4, 63])
 def test_deletion_begins_at_the_image_and_ends_at_the_answer_to_its_baseline(steps: int) -> None:
-    found = quality.deletion(TRIAL, MAPS, steps=steps, fill=0.25)
+    found = quality.deletion(WATCHED, MAPS, steps=steps, fill=0.25)
     assert found.shape == (N, steps + 1)
     ends = bent(np.full_like(IMAGES, 0.25))
     np.testing.assert_allclose(found[:, 0], bent(IMAGES)[np.arange(N), TARGETS])
@@ -227,7 +227,7 @@ def test_deletion_begins_at_the_image_and_ends_at_the_answer_to_its_baseline(ste
 
 
 def test_each_step_of_deletion_takes_the_next_pixels_in_falling_order() -> None:
-    found = quality.deletion(TRIAL, MAPS, steps=H * W)
+    found = quality.deletion(WATCHED, MAPS, steps=H * W)
     for i in range(N):
         order = sorted(((r, c) for r in range(H) for c in range(W)), key=lambda p: -MAPS[i][p])
         np.testing.assert_allclose(found[i], literal_perturbation(i, order, 1, np.zeros((C, H, W))), rtol=1e-9)
@@ -240,18 +240,18 @@ def test_each_step_of_deletion_takes_the_next_pixels_in_falling_order() -> None:
 
 def test_insertion_from_a_baseline_is_deletion_in_the_opposite_order_backwards() -> None:
     steps = H * W
-    inserted = quality.insertion(TRIAL, MAPS, steps=steps, start=np.zeros_like(IMAGES))
-    deleted = quality.deletion(TRIAL, -MAPS, steps=steps, fill=0.0)
+    inserted = quality.insertion(WATCHED, MAPS, steps=steps, start=np.zeros_like(IMAGES))
+    deleted = quality.deletion(WATCHED, -MAPS, steps=steps, fill=0.0)
     np.testing.assert_allclose(inserted, deleted[:, ::-1], rtol=1e-9)
 
 
 def test_on_a_linear_network_the_best_map_has_the_least_deletion_and_the_most_insertion_area() -> None:
-    trial = Trial(linear, IMAGES, TARGETS)
+    watched = Watched(linear, IMAGES, TARGETS)
     for maps in (MAPS, -MAPS, -CONTRIBUTIONS):
-        best, other = (quality.auc(quality.deletion(trial, m)) for m in (CONTRIBUTIONS, maps))
+        best, other = (quality.auc(quality.deletion(watched, m)) for m in (CONTRIBUTIONS, maps))
         assert (best <= other + 1e-9).all()
         start = np.zeros_like(IMAGES)
-        best, other = (quality.auc(quality.insertion(trial, m, start=start)) for m in (CONTRIBUTIONS, maps))
+        best, other = (quality.auc(quality.insertion(watched, m, start=start)) for m in (CONTRIBUTIONS, maps))
         assert (best >= other - 1e-9).all()
 
 
@@ -272,15 +272,15 @@ def test_blurring_keeps_a_uniform_image_and_flattens_others() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: quality.deletion(TRIAL, MAPS[:, :6]), r"heatmaps are \[5, 6, 9\], the images need \[5, 7, 9\]"),
-        (lambda: quality.insertion(TRIAL, MAPS[:4]), r"the images need \[5, 7, 9\]"),
-        (lambda: quality.region_perturbation(TRIAL, np.where(MAPS > 2, np.nan, MAPS)), "NaN"),
-        (lambda: quality.region_perturbation(TRIAL, MAPS, region=0), "regions of 0 pixels"),
-        (lambda: quality.region_perturbation(TRIAL, MAPS, region=10), "regions of 10 pixels"),
-        (lambda: quality.deletion(TRIAL, MAPS, steps=0), "0 steps"),
-        (lambda: Trial(bent, IMAGES[:0], TARGETS[:0]), "no images"),
-        (lambda: Trial(bent, IMAGES[:, 0], TARGETS), "no images"),
-        (lambda: Trial(bent, IMAGES, TARGETS[:3]), "for 5 images"),
+        (lambda: quality.deletion(WATCHED, MAPS[:, :6]), r"heatmaps are \[5, 6, 9\], the images need \[5, 7, 9\]"),
+        (lambda: quality.insertion(WATCHED, MAPS[:4]), r"the images need \[5, 7, 9\]"),
+        (lambda: quality.region_perturbation(WATCHED, np.where(MAPS > 2, np.nan, MAPS)), "NaN"),
+        (lambda: quality.region_perturbation(WATCHED, MAPS, region=0), "regions of 0 pixels"),
+        (lambda: quality.region_perturbation(WATCHED, MAPS, region=10), "regions of 10 pixels"),
+        (lambda: quality.deletion(WATCHED, MAPS, steps=0), "0 steps"),
+        (lambda: Watched(bent, IMAGES[:0], TARGETS[:0]), "no images"),
+        (lambda: Watched(bent, IMAGES[:, 0], TARGETS), "no images"),
+        (lambda: Watched(bent, IMAGES, TARGETS[:3]), "for 5 images"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(make, told: str) -> None:

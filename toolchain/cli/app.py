@@ -16,7 +16,7 @@ from toolchain.errors import JettisonError, printable
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "JETTISON"})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="jettison")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no stage lines.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
@@ -24,6 +24,19 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def cli(context: click.Context, quiet: bool, debug: bool) -> None:
     """Make trained networks small, fast and explainable enough to fly: ONNX in, smaller ONNX and TFLite out."""
     context.obj |= {"quiet": quiet, "debug": debug}
+
+
+def name_variables(command: click.Command, name: str = "JETTISON") -> None:
+    """From now on each option is also read from a variable: --format of check from JETTISON_CHECK_FORMAT.
+
+    click itself would name it after the function's parameter, which nobody sees.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option):
+            longest = max(option.opts, key=len).lstrip("-")
+            option.envvar = f"{name}_{longest}".upper().replace("-", "_")
+    for word, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        name_variables(inner, f"{name}_{word}")
 
 
 def main() -> None:

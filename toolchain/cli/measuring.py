@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +79,7 @@ def bench(
     """
     from targets.compare import rows
     from toolchain.files import check_new, write_text
+    from toolchain.gate.taking import runners_as_errors
     from toolchain.validate import read_bytes
 
     for path in models:
@@ -107,22 +106,6 @@ def bench(
     print_rows(found, form)
     if form == "table" and save is not None:
         click.echo(f"wrote {save}")
-
-
-@contextmanager
-def runners_as_errors() -> Iterator[None]:
-    """A target that is none is the user's mistake on the command line; one that fails is its own."""
-    from targets.board import BoardError
-    from targets.link import AddressError
-    from targets.measure import RunnerError
-    from targets.runners import TargetError
-
-    try:
-        yield
-    except (AddressError, BoardError, TargetError) as error:
-        raise UsageError(str(error)) from error
-    except RunnerError as error:
-        raise RunnerFailed(str(error)) from error
 
 
 def taken(target: str, pairs: list[tuple[Path, str]], ops: bool, sampling: dict[str, Any]) -> list[Measurement]:

@@ -170,7 +170,7 @@ def parse_share(text: str | None) -> float | None:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise UsageError(f"cannot read the accuracy '{text}'", way_out="Write it like 85%")
+        raise UsageError(f"cannot read the share '{text}'", way_out="Write it like 85%")
     return share
 
 

@@ -127,7 +127,7 @@ def favour(gamma: float) -> Layer:
 
 
 PROPORTIONAL: Layer = (Share((Term(),)),)  # LRP-ε (Bach et al. 2015, eq. 58)
-# z^B for values between bounds (Montavon et al. 2017, eq. 13): the least and the largest of each image
+# z^B for values between bounds (Montavon et al. 2017): the least and the largest of each image
 BOX: Layer = (Share((Term(), Term(lowest, above, sign=-1.0), Term(highest, below, sign=-1.0))),)
 
 
@@ -162,8 +162,8 @@ def summed(g: Tape, copy: ir.Node, side: int, term: Term, weights: ir.Value) -> 
     third = [g.f32(term.weights(bias))] if term.has_bias and bias is not None else []
     settings = {k: a.value for k, a in copy.attributes.items()}
     out = g.op(copy.op_type, *(ends[::-1] if side else ends), *third, **settings)
-    out.shape, out.dtype = copy.outputs[0].shape, copy.outputs[0].dtype
-    ends[0].shape, ends[0].dtype = must(copy.inputs[side]).shape, must(copy.inputs[side]).dtype
+    for made, like in ((out, copy.outputs[0]), (ends[0], must(copy.inputs[side]))):
+        made.shape, made.type = like.shape, like.type
     return out if term.sign == 1 else g.op("Neg", out)
 
 
@@ -171,7 +171,7 @@ def transposed(g: Tape, node: ir.Node, copy: ir.Node, side: int, weights: ir.Val
     """Wᵀ dy by the op's gradient rule, told of a node that never runs: the rule of a linear op reads shapes alone."""
     ends = [copy.inputs[side], weights]
     stand_in = ir.Node("", copy.op_type, ends[::-1] if side else ends, copy.attributes.values())
-    stand_in.outputs[0].shape, stand_in.outputs[0].dtype = copy.outputs[0].shape, copy.outputs[0].dtype
+    stand_in.outputs[0].shape, stand_in.outputs[0].type = copy.outputs[0].shape, copy.outputs[0].type
     return must(pulled_back(g, node, stand_in, [dy])[side])
 
 
@@ -200,7 +200,7 @@ def passed(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents
 
 
 FLOWS: dict[Flow, Rule] = {
-    Flow.ADDS: added, Flow.PASSES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
+    Flow.PASSES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
 }  # fmt: skip
 
 
@@ -216,9 +216,12 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
         entry = find(node)
         if entry is None or entry.lrp is None:
             raise Unsupported(f"{where(node)} has no relevance rule")
-        check_linear(g, node, copy, entry.lrp)
-        if entry.lrp is not Flow.WEIGHS:
+        if entry.lrp not in (Flow.WEIGHS, Flow.ADDS):
             return FLOWS[entry.lrp](g, node, copy, dys)
+        if not is_linear(g, node, copy):
+            return gated(g, node, copy, must(dys[0]))
+        if entry.lrp is Flow.ADDS:
+            return added(g, node, copy, dys)
         is_convolution = node.op_type in ("Conv", "ConvTranspose")
         layer = (convolution or dense) if is_convolution else dense
         if first is not None and is_convolution and reads_pixels(node):
@@ -228,14 +231,35 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
     return rule
 
 
-def check_linear(g: Tape, node: ir.Node, copy: ir.Node, flow: Flow) -> None:
-    """Raise Unsupported where computed values are multiplied with each other: no rule says which of them gets what."""
+def is_linear(g: Tape, node: ir.Node, copy: ir.Node) -> bool:
+    """Whether an op is linear in all of its computed inputs together: none is multiplied with another, or divides."""
     entry = find(node)
-    if flow not in (Flow.WEIGHS, Flow.ADDS) or entry is None or entry.ray is None:
-        return
+    assert entry is not None and entry.ray is not None
     rays = [Ray.HOMOGENEOUS if v is not None and g.needs(v) else None for v in copy.inputs]
-    if entry.ray(node, rays) is Ray.CURVED:
-        raise Unsupported(f"{where(node)} multiplies computed values, which no relevance rule shares out")
+    return entry.ray(node, rays) is not Ray.CURVED
+
+
+def gated(g: Tape, node: ir.Node, copy: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """A signal times a gate from 0 to 1: the signal gets all of it (Arras et al. 2017).
+
+    Raises Unsupported where it is not told which of two factors is the gate.
+    """
+    gates = [i for i, v in enumerate(node.inputs) if is_gate(v)]
+    if node.op_type != "Mul" or len(gates) != 1:
+        raise Unsupported(f"{where(node)} is not linear in its computed inputs: no relevance rule shares it out")
+    gate = must(copy.inputs[gates[0]])
+    nothing = g.op("Unsqueeze", g.op("Mul", gate, g.f32(0)), g.i64([0]))
+    everything = g.unbroadcast(dy, must(copy.inputs[1 - gates[0]]), copy.outputs[0])
+    return [nothing if i in gates else everything for i in range(2)]
+
+
+def is_gate(value: ir.Value | None) -> bool:
+    """Whether a sigmoid made it, wherever its places went since."""
+    node = None if value is None else value.producer()
+    entry = None if node is None else find(node)
+    if node is None or entry is None:
+        return False
+    return node.op_type in ("Sigmoid", "HardSigmoid") or (entry.lrp is Flow.MOVES and is_gate(node.inputs[0]))
 
 
 def reads_pixels(node: ir.Node) -> bool:

@@ -131,7 +131,7 @@ def check_alike(a: NDArray[Any], b: NDArray[Any]) -> None:
 
 # ---- what a network loses with the pixels --------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Trial:
+class Watched:
     """Images whose pixels are taken away, and whose answers are watched.
 
     images   [n, c, h, w]
@@ -186,7 +186,7 @@ class Trial:
 
 
 def region_perturbation(
-    trial: Trial,
+    watched: Watched,
     maps: NDArray[Any],
     *,
     region: int | None = None,
@@ -198,40 +198,52 @@ def region_perturbation(
 
     region  pixels along a side of a region of the grid; by default an eighth of the image's longer side
     steps   L, the regions that are replaced; by default all of them
-    fill    what they are replaced by: a value, an array that fits an image, or None for uniform noise between the
-            smallest and the largest value of the images, the same for every method with this seed
+    fill    what they are replaced by: a value, an array that fits the images, or None for uniform noise between their
+            smallest and largest value, the same for every method with this seed
     """
-    grid = regions(trial.size, region)
-    order = region_order(trial.checked(maps), grid)
-    return perturbed(trial, order, grid, steps, fill, seed)
+    grid = regions(watched.size, region)
+    order = region_order(watched.checked(maps), grid)
+    return perturbed(watched, order, grid, steps, fill, seed)
 
 
 def random_perturbation(
-    trial: Trial, orders: int, *, region: int | None = None, steps: int | None = None, fill: Fill = None, seed: int = 0
+    watched: Watched,
+    orders: int,
+    *,
+    region: int | None = None,
+    steps: int | None = None,
+    fill: Fill = None,
+    seed: int = 0,
 ) -> F64:
     """The same while regions are replaced in random order, [orders, n, L + 1]."""
-    grid = regions(trial.size, region)
-    n, most = len(trial.images), int(grid.max()) + 1
+    grid = regions(watched.size, region)
+    n, most = len(watched.images), int(grid.max()) + 1
     draw = (np.random.default_rng([seed, o]).random((n, most)).argsort(axis=1) for o in range(orders))
-    return np.stack([perturbed(trial, order, grid, steps, fill, seed) for order in draw])
+    found = [perturbed(watched, order, grid, steps, fill, seed) for order in draw]
+    return np.stack(found) if found else np.empty((0, n, (most if steps is None else min(steps, most)) + 1))
 
 
-def perturbed(trial: Trial, order: Ints, grid: Ints, steps: int | None, fill: Fill, seed: int) -> F64:
+def perturbed(watched: Watched, order: Ints, grid: Ints, steps: int | None, fill: Fill, seed: int) -> F64:
     """Scores while the regions of `grid` [h, w] are replaced in this order [n, regions]."""
     most = order.shape[1]
     turn = np.empty_like(order)
     np.put_along_axis(turn, order, np.broadcast_to(np.arange(most), order.shape), axis=1)
     taken = most if steps is None else min(steps, most)
-    return trial.scores(turn[:, grid], taken, trial.images, filled(trial.images, fill, seed))
+    return watched.scores(turn[:, grid], taken, watched.images, filled(watched.images, fill, seed))
 
 
 def regions(size: tuple[int, int], side: int | None) -> Ints:
     """The number of the region that each pixel lies in, [h, w]; those at the right and lower end may be smaller."""
-    side = -(-max(size) // ACROSS) if side is None else side
+    side = eighth(size) if side is None else side
     if not 1 <= side <= max(size):
         raise UsageError(f"regions of {side} pixels do not fit images of {size[0]}×{size[1]}")
     down, across = (np.arange(n) // side for n in size)
     return down[:, None] * (across[-1] + 1) + across
+
+
+def eighth(size: tuple[int, int]) -> int:
+    """Pixels along a side of a region where no other is asked for."""
+    return -(-max(size) // ACROSS)
 
 
 def region_order(maps: NDArray[Any], grid: Ints) -> Ints:
@@ -256,23 +268,23 @@ def aopc(scores: F64) -> F64:
     return (scores[..., :1] - scores).mean(axis=-1)
 
 
-def deletion(trial: Trial, maps: NDArray[Any], *, steps: int = STEPS, fill: Fill = 0.0, seed: int = 0) -> F64:
+def deletion(watched: Watched, maps: NDArray[Any], *, steps: int = STEPS, fill: Fill = 0.0, seed: int = 0) -> F64:
     """The target's score while pixels go, most relevant first, [n, L + 1] (Petsiuk et al. 2018): a good map falls fast.
 
     fill  what they turn into, as in `region_perturbation`
     """
-    turns = pixel_turns(trial.checked(maps), steps)
-    return trial.scores(turns, steps, trial.images, filled(trial.images, fill, seed))
+    turns = pixel_turns(watched.checked(maps), steps)
+    return watched.scores(turns, steps, watched.images, filled(watched.images, fill, seed))
 
 
-def insertion(trial: Trial, maps: NDArray[Any], *, steps: int = STEPS, start: F32 | None = None) -> F64:
+def insertion(watched: Watched, maps: NDArray[Any], *, steps: int = STEPS, start: F32 | None = None) -> F64:
     """The target's score while pixels come, most relevant first, [n, L + 1] (Petsiuk et al. 2018): a good map rises.
 
     start  images to begin with; by default the images blurred
     """
-    turns = pixel_turns(trial.checked(maps), steps)
-    begin = blurred(trial.images) if start is None else np.broadcast_to(np.float32(start), trial.images.shape)
-    return trial.scores(turns, steps, begin, trial.images)
+    turns = pixel_turns(watched.checked(maps), steps)
+    begin = blurred(watched.images) if start is None else np.broadcast_to(np.float32(start), watched.images.shape)
+    return watched.scores(turns, steps, begin, watched.images)
 
 
 def pixel_turns(maps: NDArray[Any], steps: int) -> Ints:

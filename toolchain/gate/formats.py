@@ -1,7 +1,7 @@
 """Verdicts as pipelines read them. Names come out of files that may be hostile: each format escapes them its own way.
 
 GitHub runs what it reads as a command: a line that begins with `::`, or one with `##[` anywhere. So no line of ours
-begins with a name, and `message` has no line breaks; `##[` is taken apart in all that is printed.
+begins with a name, and names are `printable` or in JSON, where neither can be.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BENCHER = {"flash": "file-size", "latency": "latency"}  # measures that Bencher 
 
 def rendered(checked: Checked, form: str) -> str:
     """All verdicts in a format, without a line break at the end."""
-    return re.sub(r"##(?=\[)", r"#\\u0023" if form in JSON else "# #", FORMATS[form](checked))
+    return FORMATS[form](checked)
 
 
 # ---- for people -----------------------------------------------------------------------------------------------------
@@ -142,7 +142,12 @@ def as_json(checked: Checked) -> str:
         "passed": not checked.failed,
         "checks": [record(v) for v in checked.verdicts],
     }
-    return json.dumps(body, indent=1)
+    return dumped(body)
+
+
+def dumped(body: Any) -> str:
+    """JSON in which GitHub sees no command."""
+    return json.dumps(body, indent=1).replace("##[", r"#\u0023[")
 
 
 def as_junit(checked: Checked) -> str:
@@ -181,7 +186,7 @@ def as_sarif(checked: Checked) -> str:
         "columnKind": "unicodeCodePoints",
         "results": [sarif_result(v) for v in checked.verdicts],
     }
-    return json.dumps({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=1)
+    return dumped({"$schema": SARIF, "version": "2.1.0", "runs": [run]})
 
 
 def sarif_result(verdict: Verdict) -> dict[str, Any]:
@@ -249,7 +254,7 @@ def as_benchmark_action(checked: Checked) -> str:
         if v.figure.noise is not None:
             entry["range"] = f"± {value * v.figure.noise:.0f}"
         rows.append(entry)
-    return json.dumps(rows, indent=1)
+    return dumped(rows)
 
 
 def as_bencher(checked: Checked) -> str:
@@ -262,7 +267,7 @@ def as_bencher(checked: Checked) -> str:
         if noise is not None:
             metric |= {"lower_value": value * (1 - noise), "upper_value": value * (1 + noise)}
         body.setdefault(printable(model)[:1024], {})[BENCHER.get(figure_key, printable(figure_key)[:64])] = metric
-    return json.dumps(body, indent=1)
+    return dumped(body)
 
 
 def figures(checked: Checked) -> Mapping[tuple[str, str], Verdict]:
@@ -270,7 +275,6 @@ def figures(checked: Checked) -> Mapping[tuple[str, str], Verdict]:
     return {(v.limit.model, key(v.limit)): v for v in checked.verdicts if v.figure is not None}
 
 
-JSON = ("json", "sarif", "github-action-benchmark", "bencher")
 FORMATS: dict[str, Callable[[Checked], str]] = {
     "table": for_terminal,
     "json": as_json,

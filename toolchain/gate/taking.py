@@ -73,9 +73,8 @@ def busiest(subject: Subject) -> str:
 
 def told(found: Measurement) -> str:
     """What a measurement says of itself."""
-    return (
-        f"noise {100 * found.noise:.2g} %, {found.runs} runs in {found.runtime} {found.runtime_version or ''}".rstrip()
-    )
+    runtime = f"{found.runtime} {found.runtime_version or ''}".rstrip()
+    return f"{found.runs} runs in {runtime}, noise {100 * found.noise:.2g} %"
 
 
 def measured(limit: Limit, subject: Subject, runners: tuple[str, ...], asked: Asked) -> Measurement:

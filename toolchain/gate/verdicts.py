@@ -73,7 +73,8 @@ def difference(verdict: Verdict) -> str:
     if quantity == "accuracy":
         return f"{100 * excess:.2f} points"
     told = f"{excess:,.0f} bytes" if quantity in ("flash", "ram") else spoken(quantity, excess)
-    return f"{told} ({100 * excess / verdict.bound:.2g} %)"
+    percent = 100 * excess / verdict.bound if verdict.bound else math.inf
+    return f"{told} ({percent:{',.0f' if percent >= 10 else '.2g'}} %)"
 
 
 def message(verdict: Verdict) -> str:

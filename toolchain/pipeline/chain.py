@@ -5,7 +5,6 @@ MODEL -> ranks.npz -> plan.json -> pruned .onnx -> emitted files; and a report n
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,9 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from toolchain.compress.ranks import DAMAGED
+from toolchain.arrays import DAMAGED, read_arrays
 from toolchain.compress.surgery import digest
 from toolchain.errors import BadInput
 from toolchain.model import Model, load
@@ -127,13 +124,13 @@ def original(path: Path, model: Model) -> Artefact:
 
 def ranks(path: Path) -> Artefact:
     """ranks.npz."""
-    raw = read_bytes(path, "a ranks.npz file")
+    way_out = "Make one with jettison rank"
+    arrays = read_arrays(path, "a ranks.npz file", way_out)
     try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            told = dict(json.loads(file["about"].tobytes()))
+        told = dict(json.loads(arrays["about"].tobytes()))
     except DAMAGED as error:
-        raise BadInput("is no ranks.npz file of jettison", str(path), "Make one with jettison rank") from error
-    return Artefact(path, sha256(raw).hexdigest(), told)
+        raise BadInput("is no ranks.npz file of jettison", str(path), way_out) from error
+    return Artefact(path, sha256(path.read_bytes()).hexdigest(), told)
 
 
 def document(path: Path, kind: str) -> Artefact:
