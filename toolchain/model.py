@@ -41,6 +41,7 @@ class Model:
     sha256  of the file that it was read from
     batch   "free", or the only batch size that the graph can run at
     held_by  why the batch is not free, "" where it is
+    settings  what is asked for, as JSON, for whatever is made of it to tell
     """
 
     ir: ir.Model
@@ -48,6 +49,7 @@ class Model:
     opset: int
     batch: str | int = "free"
     held_by: str = ""
+    settings: str = ""
 
     @property
     def graph(self) -> ir.Graph:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.compress.groups import Channels
-from toolchain.compress.surgery import mask, provenance
+from toolchain.compress.surgery import mask
 from toolchain.model import Model
 from toolchain.ops.units import Ids
 from toolchain.session import run, session
@@ -18,7 +18,6 @@ from toolchain.session import run, session
 NARROWED = " (norms over what is kept)"
 TOLERANCE = 1e-5  # of the largest output: float32 sums over a thousand terms round to about 1e-6
 BATCH = 32
-CHAIN = {"jettison.source_sha256": "another network", "jettison.plan_sha256": "another plan"}
 
 
 @dataclass(frozen=True)
@@ -83,15 +82,6 @@ def prove(
     """That the pruned model equals the masked original; with approximate units, one whose norms see what is kept."""
     against = "masked original" + (NARROWED if channels.approximate else "")
     return compare(mask(model, channels, removed), pruned, inputs, against, threads=threads)
-
-
-def unlike(dense: Model, other: Model, removed: Mapping[str, NDArray[np.int64]]) -> tuple[str, ...]:
-    """What a pruned file says of where it comes from and is not so; () for one that says nothing.
-
-    removed  units of every group that the plan takes out of `dense`
-    """
-    said = other.ir.metadata_props
-    return tuple(k for k, v in provenance(dense, removed).items() if k in CHAIN and said.get(k, v) != v)
 
 
 def approximation(

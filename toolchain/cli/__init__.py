@@ -5,6 +5,7 @@ from toolchain.cli import (
     explaining,
     job,
     measuring,
+    proving,
     reading,
     stages,
     sweeping,
@@ -15,8 +16,8 @@ from toolchain.cli import (
 from toolchain.cli.app import cli, main, name_variables
 
 __all__ = [
-    "checking", "cli", "explaining", "job", "main", "measuring", "reading", "stages", "sweeping", "targeting",
-    "training", "tuning",
+    "checking", "cli", "explaining", "job", "main", "measuring", "proving", "reading", "stages", "sweeping",
+    "targeting", "training", "tuning",
 ]  # fmt: skip
 
 name_variables(cli)

@@ -1,4 +1,4 @@
-"""The stages of the main job, each alone: rank, prune, recover, verify, export."""
+"""The stages of the main job, each alone: rank, prune, recover, export."""
 
 from __future__ import annotations
 
@@ -228,6 +228,10 @@ def prune(
     force: bool,
 ) -> None:
     """Plan and cut: what remains keeps its values bit for bit and its names."""
+    import json
+    from dataclasses import replace
+    from hashlib import sha256
+
     import numpy as np
 
     from toolchain.compress import criteria, surgery
@@ -250,7 +254,10 @@ def prune(
             check_new(path, force)
             if path.resolve() == model.resolve():
                 raise UsageError(f"{path} would replace the model itself", way_out="Give another name with -o")
-    loaded = load(model, parse_shapes(shapes))
+    settings = {"budget": budget, "seed": seed, "align": align, "order": order, "keep": keep}
+    settings |= {"criterion": criterion} if ranks_file is None else {}
+    made_of: dict[str, Any] = {} if budget is None else {"settings": settings}
+    loaded = replace(load(model, parse_shapes(shapes)), settings=json.dumps(settings) if made_of else "")
     if plan_file is not None:
         plan = load_plan(plan_file, loaded)
         channels = analyse(loaded, plan.approximate)
@@ -265,6 +272,7 @@ def prune(
         channels = analyse(loaded, approximate)
         if ranks_file is not None:
             found = load_ranks(ranks_file, loaded, channels)
+            made_of["ranks_sha256"] = sha256(ranks_file.read_bytes()).hexdigest()
         else:
             found = criteria.rank(
                 "random" if order == "random" else criterion,
@@ -289,7 +297,7 @@ def prune(
     save(act(loaded, channels, plan.labels(channels)), out, force)
     click.echo(f"wrote {out}")
     if plan_out is not None:
-        save_plan(plan, plan_out, force)
+        save_plan(plan, plan_out, force, made_of)
         click.echo(f"wrote {plan_out}")
 
 
@@ -403,74 +411,6 @@ def recover(
         "table",
     )
     click.echo(f"wrote {out}")
-
-
-@cli.command()
-@MODEL
-@click.argument("pruned", type=click.Path(path_type=Path))
-@click.option(
-    "--plan", "plan_file", type=click.Path(path_type=Path), help="Compare PRUNED with MODEL masked by this plan.json."
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Samples to compare on; seeded noise without.")
-@PIXELS
-@SHAPE
-@SEED
-@THREADS
-@FORMAT
-def verify(
-    model: Path,
-    pruned: Path,
-    plan_file: Path | None,
-    data: Path | None,
-    pixels: str,
-    shapes: tuple[str, ...],
-    seed: int,
-    threads: int,
-    form: str,
-) -> None:
-    """Prove that PRUNED equals MODEL: masked by a plan, or as it is; a .tflite is run in LiteRT.
-
-    With a plan, PRUNED must also say nothing else of the network and the plan that it was cut by.
-    """
-    from dataclasses import asdict
-
-    import numpy as np
-
-    from toolchain.compress.groups import analyse
-    from toolchain.compress.plan import load_plan
-    from toolchain.compress.surgery import mask
-    from toolchain.data import load_samples
-    from toolchain.model import load
-    from toolchain.tables import show
-    from toolchain.verify import CHAIN, NARROWED, compare, probes, unlike
-
-    dense = reference = load(model, parse_shapes(shapes))
-    inputs = probes(reference, seed=seed) if data is None else load_samples(data, reference, pixels).first(64).inputs
-    against, removed = "MODEL", None
-    if plan_file is not None:
-        plan = load_plan(plan_file, reference)
-        channels = analyse(reference, plan.approximate)
-        removed = {g.name: np.array(plan.removed.get(g.name, ()), np.int64) for g in channels.groups}
-        reference = mask(reference, channels, plan.labels(channels))
-        against = f"MODEL masked by the plan{NARROWED if plan.approximate else ''}"
-    if pruned.suffix == ".tflite":
-        from toolchain import emit
-        from toolchain.validate import read_bytes
-
-        read_bytes(pruned, "a model")
-        checked = asdict(emit.check(reference, pruned, dict(inputs)))
-    else:
-        found = load(pruned, parse_shapes(shapes))
-        if removed is not None and (links := unlike(dense, found, removed)):
-            told = " and ".join(CHAIN[link] for link in links)
-            raise GateFailed(
-                f"{pruned} says that it was made of {told}", way_out="Give the MODEL and plan that made it"
-            )
-        proof = compare(reference, found, inputs, against, threads=threads)
-        checked = asdict(proof) | {"passed": proof.passed}
-    show([{"": k, "value": v} for k, v in checked.items()] if form == "table" else [checked], form)
-    if not checked["passed"]:
-        raise GateFailed(f"{pruned} differs from {against} by {checked['max_rel']:.1e} of its largest output")
 
 
 @cli.command()

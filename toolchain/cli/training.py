@@ -20,6 +20,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import UsageError
 from toolchain.retrain import History, Recipe
@@ -176,7 +177,6 @@ def sparsify(
 
     from toolchain.cli.options import parse_share
     from toolchain.data import load_samples
-    from toolchain.files import folder
     from toolchain.model import load
     from toolchain.pipeline import sparsifying
     from toolchain.tables import show
@@ -189,7 +189,7 @@ def sparsify(
     given = load(model, parse_shapes(shapes))
     samples = load_samples(data, given, pixels)
     judge = None if validation is None else load_samples(validation, given, pixels)
-    with folder(out), progress(context) as (say, advance):
+    with results_in(out), progress(context) as (say, advance):
         sparsifying.check_files(out, force)
         series = pruned(
             given, samples, judge, asked, out, count=rounds, share=part or 0.0, augment=augment,

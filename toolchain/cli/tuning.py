@@ -9,7 +9,18 @@ from typing import Any
 import click
 
 from toolchain.cli.app import cli
-from toolchain.cli.options import FORCE, MODEL, PIXELS, SEED, SHAPE, THREADS, out_folder, parse_shapes, progress
+from toolchain.cli.options import (
+    FORCE,
+    MODEL,
+    PIXELS,
+    SEED,
+    SHAPE,
+    THREADS,
+    out_folder,
+    parse_shapes,
+    progress,
+    results_in,
+)
 from toolchain.retrain import Recipe
 
 FILE = click.Path(path_type=Path)
@@ -61,7 +72,7 @@ def tune(
     far the edit is undone and tried with fewer kernels.
     """
     from toolchain.data import load_samples
-    from toolchain.files import check_new, folder
+    from toolchain.files import check_new
     from toolchain.model import load
     from toolchain.pipeline import tuning
     from toolchain.tables import show
@@ -69,7 +80,7 @@ def tune(
     asked = Recipe(**recipe)
     given = load(model, parse_shapes(shapes))
     samples, judge = (load_samples(p, given, pixels) for p in (data, validation))
-    with folder(out):
+    with results_in(out):
         for name in tuning.FILES:
             check_new(out / name, force)
         with progress(context) as (say, advance):

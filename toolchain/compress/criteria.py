@@ -6,7 +6,6 @@ the next layer could rebuild. A unit that several layers own slices of, or read,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -31,10 +30,8 @@ def rank(criterion: str, evidence: Evidence) -> Ranks:
     function, needs_samples = CRITERIA[criterion]
     if needs_samples and not evidence.inputs:
         raise UsageError(f"criterion '{criterion}' needs samples", way_out="Give --data, or use --criterion magnitude")
-    begun = time.perf_counter()
     scores, dead, facts, expected = function(evidence)
     facts = {"criterion": criterion, "samples": len(evidence.labels) if needs_samples else 0} | facts
-    facts["seconds"] = round(time.perf_counter() - begun, 3)
     return Ranks(evidence.model.sha256, scores, dead, facts, expected)
 
 

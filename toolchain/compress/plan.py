@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain import __version__
 from toolchain.compress.allocation import SLACK, Search, losses
 from toolchain.compress.budget import COUNTED, Floor, Term, check_patterns, parse_budget
 from toolchain.compress.costing import COUNTERS, Costing, costing
@@ -273,12 +275,16 @@ def protection(of: Removable) -> str:
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
-def save_plan(plan: Plan, path: Path, force: bool = False) -> None:
-    """Write plan.json."""
+def save_plan(plan: Plan, path: Path, force: bool = False, made_of: Mapping[str, Any] | None = None) -> None:
+    """Write plan.json.
+
+    made_of  settings, and ranks_sha256 of the ranks.npz file that it was made from
+    """
     check_new(path, force)
     widths = plan.widths.items()
     body = {
         "schema": "jettison.plan/1",
+        "tool": f"jettison {__version__}",
         "sha256": plan.sha256,
         "budget": plan.budget,
         "align": plan.align,
@@ -287,6 +293,7 @@ def save_plan(plan: Plan, path: Path, force: bool = False) -> None:
         "costs": {q: {"before": b, "after": a} for q, (b, a) in plan.costs.items()},
         "used": plan.used,
         "binding": list(plan.binding),
+        **(made_of or {}),
     }
     write_text(path, json.dumps(body, indent=1, sort_keys=True) + "\n")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain import __version__
 from toolchain.arrays import DAMAGED, read_arrays
 from toolchain.compress.groups import Channels
 from toolchain.errors import BadInput
@@ -37,10 +38,20 @@ class Ranks:
 
 
 def save_ranks(ranks: Ranks, path: Path, force: bool = False) -> None:
-    """Write ranks.npz: arrays by number, names and facts as JSON, so that no group's name is ever a path."""
+    """Write ranks.npz: arrays by number, names and facts as JSON, so that no group's name is ever a path.
+
+    What is only about the run (that it went on, that memory was short) is left out: equal ranks are equal files.
+    """
     check_new(path, force)
     names = list(ranks.scores)
-    about = {"schema": "jettison.ranks/1", "sha256": ranks.sha256, "groups": names, "facts": ranks.facts}
+    facts = {k: [c | {"note": ""} for c in v] if k == "cuts" else v for k, v in ranks.facts.items()}
+    about = {
+        "schema": "jettison.ranks/1",
+        "tool": f"jettison {__version__}",
+        "sha256": ranks.sha256,
+        "groups": names,
+        "facts": facts,
+    }
     arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
     for i, name in enumerate(names):
         arrays |= {f"scores{i}": ranks.scores[name], f"dead{i}": ranks.dead[name]}

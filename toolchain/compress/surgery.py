@@ -8,7 +8,7 @@ restored(model) takes the weights of a pruned network back into the original's g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -62,16 +62,21 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
 
 
 def provenance(model: Model, removed: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
-    """What a pruned file says of where it comes from: tool, source, and plan.
+    """What a pruned file says of where it comes from: tool, source, plan and settings.
 
     plan_sha256 is that of the removed units as JSON, group -> sorted numbers, the groups by name and without spaces.
     """
-    told = json.dumps({k: v.tolist() for k, v in removed.items()}, sort_keys=True, separators=(",", ":"))
     return {
         "jettison.version": __version__,
         "jettison.source_sha256": model.sha256,
-        "jettison.plan_sha256": sha256(told.encode()).hexdigest(),
-    }
+        "jettison.plan_sha256": digest({k: v.tolist() for k, v in removed.items()}),
+    } | ({"jettison.settings": model.settings} if model.settings else {})
+
+
+def digest(removed: Mapping[str, Sequence[int]]) -> str:
+    """SHA-256 of a plan: of the units that it removes, whatever else is written beside them."""
+    told = json.dumps({k: list(v) for k, v in removed.items()}, sort_keys=True, separators=(",", ":"))
+    return sha256(told.encode()).hexdigest()
 
 
 def present(

@@ -28,6 +28,7 @@ from toolchain.pipeline.latency import check_targets, counted
 from toolchain.pipeline.quantised import asked_of, check_rows, describe, quantised
 from toolchain.pipeline.schedule import Judge, Walk, check_reached, judged, walked
 from toolchain.pipeline.scoring import Scorer
+from toolchain.pipeline.telling import settings
 from toolchain.profile import profile
 from toolchain.report.page import render
 
@@ -50,6 +51,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     lite = emit.to_tflite(model, profile=job.profile) if any(f.startswith("tflite") for f in job.formats) else None
     dense_lite = lite.data if lite is not None and "tflite" in job.formats else None
     log.done("inspect", facts.describe_model(before, channels))
+    model = dataclasses.replace(model, settings=json.dumps(settings(job)))
     first = started(job, model, channels, ranked(job, model, channels, progress, terms))
     log.done("rank", facts.describe_ranks(first.ranks))
     limits = [t for t in counted(first, job.model, terms, job.threads, progress) if t.quantity in COUNTED]
@@ -71,6 +73,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
         "schema": "jettison.report/1",
         "tool": {"name": "jettison", "version": __version__},
         "arguments": list(job.arguments),
+        "settings": json.loads(model.settings),
         "seed": job.seed,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": facts.host(),
@@ -121,6 +124,9 @@ def found(walk: Walk, first: Start, scorer: Scorer, judge: Judge | None, job: Jo
 def write(report: dict[str, Any], walk: Walk, first: Start, results: dict[str, Path]) -> None:
     """Everything but the emitted networks."""
     save_ranks(first.ranks, results["ranks"], force=True)
-    save_plan(walk.result.plan, results["plan"], force=True)
+    made_of = {"settings": report["settings"], "ranks_sha256": facts.size_and_hash(results["ranks"])[1]}
+    save_plan(walk.result.plan, results["plan"], force=True, made_of=made_of)
+    written = [p for k, p in results.items() if not k.startswith("report") and p.exists()]
+    report["files"] = {p.name: facts.size_and_hash(p)[1] for p in written}
     write_text(results["report.json"], json.dumps(report, indent=1) + "\n")
     write_text(results["report.html"], render(report))

@@ -21,6 +21,7 @@ from toolchain.compress.plan import Plan, Removable, plan_within, removable
 from toolchain.compress.ranks import Ranks
 from toolchain.compress.recover import Refit, recover
 from toolchain.compress.surgery import prune, restored
+from toolchain.data import sha256_of
 from toolchain.errors import Unsupported, UsageError
 from toolchain.model import Model
 from toolchain.pipeline.job import Job
@@ -104,9 +105,11 @@ def evidence_of(job: Job, model: Model, channels: Channels, progress: Progress) 
 def ranked(job: Job, model: Model, channels: Channels, progress: Progress, terms: Sequence[Term] = HALF) -> Ranks:
     """Scores by the job's criterion, or by the one that a trial at the budget takes; raises UsageError."""
     evidence, told = evidence_of(job, model, channels, progress)
+    data = job.calibration
+    origin = {"seed": job.seed, "layers": job.layers, "data_sha256": None if data is None else sha256_of(data)}
     if job.criterion != "auto":
         found = rank(job.criterion, evidence)
-        return dataclasses.replace(found, facts=found.facts | {"labels": told})
+        return dataclasses.replace(found, facts=found.facts | origin | {"labels": told})
     if job.calibration is None:
         raise UsageError("criterion 'auto' needs samples", way_out="Give --data, or use --criterion magnitude")
     candidates, left_out = {}, {}
@@ -122,7 +125,7 @@ def ranked(job: Job, model: Model, channels: Channels, progress: Progress, terms
         is_recovered=job.recover, seed=job.seed, threads=job.threads,
     )  # fmt: skip
     trials = {name: dataclasses.asdict(d) for name, d in choice.trials.items()}
-    about = {"labels": told, "chosen_by": "auto", "trials": trials, "left_out": left_out}
+    about = origin | {"labels": told, "chosen_by": "auto", "trials": trials, "left_out": left_out}
     return dataclasses.replace(choice.ranks, facts=choice.ranks.facts | about)
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from toolchain import __version__
-from toolchain.data import PIXELS, Samples
+from toolchain.data import PIXELS, Samples, sha256_of
 from toolchain.model import Model
+from toolchain.pipeline.job import Job
 
-PLAN = "jettison.plan_sha256"  # of a pruned network's own metadata
+OWN = {"plan_sha256": "jettison.plan_sha256", "settings": "jettison.settings"}  # of a pruned network's own metadata
+DECIDING = (
+    "criterion", "align", "keep", "floors", "schedule", "rounds", "min_accuracy", "approximate", "layers", "steps",
+    "samples", "target", "recover", "retrain", "teacher",
+)  # fmt: skip
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """What decides a job's result: budget, criterion, seed, the samples' hash, and what is not as it is by default."""
+    default = {f.name: f.default for f in dataclasses.fields(job)}
+    told = {k: getattr(job, k) for k in DECIDING if k == "criterion" or getattr(job, k) != default[k]}
+    told |= {k: [dataclasses.asdict(f) for f in told[k]] for k in ("floors",) if k in told}
+    samples = {} if job.calibration is None else {"data_sha256": sha256_of(job.calibration)}
+    return {"budget": job.budget, "seed": job.seed} | told | samples
 
 
 def metadata(model: Model, sets: Sequence[Samples]) -> dict[str, str]:
@@ -18,8 +34,7 @@ def metadata(model: Model, sets: Sequence[Samples]) -> dict[str, str]:
     normalisation  x / scale, then (x − mean) / std for each channel
     """
     told = {"tool": f"jettison {__version__}", "source_sha256": model.sha256}
-    if PLAN in model.ir.metadata_props:
-        told["plan_sha256"] = model.ir.metadata_props[PLAN]
+    told |= {k: model.ir.metadata_props[own] for k, own in OWN.items() if own in model.ir.metadata_props}
     classes = next((s.classes for s in sets if s.classes), ())
     pixels = next((s.pixels for s in sets if s.pixels), "")
     if classes:

@@ -1,0 +1,429 @@
+"""Every save of every command, killed at every step of it, on a full disk, and on one that nothing may be written to.
+
+A command runs in a folder whose results are there from before. Every file operation of its run is a fault point:
+opening, each write, fsync, rename, removal, a new folder. For each of them a child process is sent SIGKILL there, in a
+write when half of its bytes are out. Then each result has to be the old one or the new one, to the byte (those that
+tell the time: whole, by their own format), and the same command, run again, has to give the new ones and leave nothing
+else.
+
+    python -m benchmarks.faults [COMMAND...] [--every N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OLD = b"the file that was there before"
+DATA = ("--data", "../in/samples.npz")
+BUDGET = ("--budget", "params<=40%")
+PLAN = ("--plan", "../in/plan.json")
+QUICK = ("--steps", "4", "--samples", "8")
+UNFORCED = ("report",)  # is there to replace what it wrote
+PAGE = 4096
+UNSOUND = (ValueError, OSError, EOFError, zipfile.BadZipFile)  # of a file that is not whole
+
+
+@dataclass(frozen=True)
+class Save:
+    """A command that writes, in a folder of its own beside in/, and what it leaves there."""
+
+    words: tuple[str, ...]
+    results: tuple[str, ...]
+    needs: str = ""
+
+
+SAVES = {
+    "prune": Save(
+        ("prune", "../in/model.onnx", *BUDGET, "-o", "pruned.onnx", "--plan-out", "plan.json"),
+        ("pruned.onnx", "plan.json"),
+    ),
+    "gradient": Save(("gradient", "../in/model.onnx", "--at", "flatten.out", "-o", "g.onnx"), ("g.onnx",)),
+    "init": Save(("init", "../in/model.onnx", "-o", "jettison.toml"), ("jettison.toml",)),
+    "check": Save(
+        ("check", "--config", "../in/jettison.toml", "--save-baseline", "base.json", "--report", "junit=check.xml"),
+        ("base.json", "check.xml"),
+    ),
+    "rank": Save(("rank", "../in/model.onnx", *DATA, *QUICK, "--layers", "dense1", "-o", "ranks.npz"), ("ranks.npz",)),
+    "recover": Save(
+        ("recover", "../in/model.onnx", "../in/pruned.onnx", *PLAN, *DATA, "-o", "recovered.onnx"), ("recovered.onnx",)
+    ),
+    "verify": Save(
+        ("verify", "../in/model.onnx", "../in/pruned.onnx", *PLAN, "--record", "bom.json"), ("bom.json",)
+    ),
+    "export": Save(
+        ("export", "../in/model.onnx", "--to", "onnx,tflite", "-o", "."), ("model.onnx", "model.tflite")
+    ),
+    "export int8": Save(
+        ("export", "../in/model.onnx", "--to", "tflite-int8", "--calibration", "../in/samples.npz", "-o", "."),
+        ("model-int8.tflite",),
+        "ai_edge_quantizer",
+    ),
+    "retrain": Save(
+        ("retrain", "../in/pruned.onnx", *DATA, "--epochs", "2", "-o", "trained.onnx", "--checkpoint", "run.pt",
+         "--history", "history.json"),
+        ("trained.onnx", "history.json"),
+        "torch",
+    ),
+    "compress": Save(
+        ("compress", "../in/model.onnx", *DATA, *BUDGET, *QUICK, "--criterion", "magnitude", "--no-recover",
+         "--runs", "0", "-o", "."),
+        ("model.onnx", "model.tflite", "plan.json", "ranks.npz", "report.json", "report.html"),
+    ),
+    "sweep": Save(
+        ("sweep", "../in/model.onnx", *DATA, "--budgets", "50%", "--criterion", "magnitude", "--no-recover",
+         "--runs", "0", "--keep-files", "-o", "."),
+        ("sweep.json", "sweep.csv", "sweep.svg", "sweep.png", "points/params-50.onnx", "points/params-50.tflite"),
+    ),
+    "explain": Save(
+        ("explain", "../in/model.onnx", *DATA, *QUICK, "--figures", "prune-curve", "--orders", "1", "-o", "."),
+        ("figures.json", "index.html"),
+    ),
+    "report": Save(("report", "."), ("report.html",)),
+}  # fmt: skip
+
+
+# ---- fault points ----------------------------------------------------------------------------------------------------
+class Points:
+    """The file operations of this process in a folder, one a line of `log`; the last one that it takes part in is `at`.
+
+    Python tells of all but writes and fsync by itself: nothing that opens a file some other way is missed.
+    """
+
+    EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
+
+    def __init__(self, folder: Path, log: int, at: int) -> None:
+        self.folder, self.log, self.at, self.seen = f"{folder}{os.sep}", log, at, 0
+        sys.addaudithook(self.told)
+        fsync, fdopen = os.fsync, os.fdopen
+        os.fsync = lambda handle: (self.point("fsync", named(handle)), fsync(handle))[1]
+        os.fdopen = lambda handle, mode="r", *more, **rest: (
+            io.BufferedWriter(Halved(self, handle)) if mode == "wb" else fdopen(handle, mode, *more, **rest)
+        )
+
+    def told(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An audit event of Python's."""
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in self.EVENTS:
+            self.point(event, arguments[1 if event == "os.rename" else 0])
+
+    def point(self, what: str, path: object, half: Callable[[], object] = lambda: None) -> None:
+        """One operation, not yet done."""
+        full = os.path.abspath(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else ""
+        if not full.startswith(self.folder):
+            return
+        self.seen += 1
+        os.write(self.log, f"{what} {full.removeprefix(self.folder)}\n".encode())
+        if self.seen == self.at:
+            half()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Halved(io.FileIO):
+    """A file that writes the first half when the process is killed in the middle."""
+
+    def __init__(self, points: Points, handle: int) -> None:
+        super().__init__(handle, "wb")
+        self.points = points
+
+    def write(self, data: Any) -> int:
+        """Write, or half of it."""
+        view = memoryview(data).cast("B")
+        self.points.point("write", named(self.fileno()), lambda: super(Halved, self).write(view[: len(view) // 2]))
+        return super().write(view)
+
+
+def named(handle: int) -> str:
+    """The path of an open file."""
+    return os.readlink(f"/proc/self/fd/{handle}")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: its exit code, negative for a signal; its fault points; and what it said of errors."""
+
+    code: int
+    points: tuple[str, ...]
+    said: str
+
+
+def run(save: Save, folder: Path, at: int = 0, before: Callable[[], object] | None = None) -> Ended:
+    """The command in a child of this process, killed at point `at` if that is not 0.
+
+    before  called in the child; its fault points are not told then
+    """
+    out, into = os.pipe()  # no file, which a limit on files would be about
+    with tempfile.TemporaryFile() as log:
+        child = os.fork()
+        if not child:
+            os.dup2(into, 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.chdir(folder)
+            if before is None:
+                Points(folder, log.fileno(), at)
+            else:
+                before()
+            os._exit(entered([*save.words, *([] if save.words[0] in UNFORCED else ["--force"])]))
+        os.close(into)
+        with open(out, "rb") as said:
+            text = said.read().decode()
+        _, status = os.waitpid(child, 0)
+        log.seek(0)
+        return Ended(os.waitstatus_to_exitcode(status), tuple(log.read().decode().splitlines()), text)
+
+
+def entered(words: Sequence[str]) -> int:
+    """The exit code of a command in this process."""
+    from toolchain.cli import main
+
+    sys.argv = ["jettison", "-q", *words]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+# ---- laws ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Walked:
+    """What became of a command: points tried, results that were neither old nor new, files that nobody asked for."""
+
+    points: int
+    lost: tuple[str, ...]
+    left: tuple[str, ...]
+    opened_in_place: tuple[str, ...]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def renewed(folder: Path, save: Save) -> None:
+    """The folder as it is before a run: old files of the results, and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in save.results:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(OLD)
+    if save.words[0] == "report":
+        shutil.copy(folder.parent / "in/report.json", folder)
+
+
+def is_whole(name: str, content: bytes) -> bool:
+    """By the format that its name says."""
+    try:
+        match name.rpartition(".")[2]:
+            case "json":
+                json.loads(content)
+            case "npz":
+                with zipfile.ZipFile(io.BytesIO(content)) as file:
+                    return file.testzip() is None
+            case "html":
+                return content.rstrip().endswith(b"</html>")
+            case _:
+                return False
+    except UNSOUND:
+        return False
+    return True
+
+
+def expected(save: Save, folder: Path) -> tuple[dict[str, bytes], set[str], tuple[str, ...]]:
+    """The new files, names of those that differ from run to run, and the fault points."""
+    runs = []
+    for _ in range(2):
+        renewed(folder, save)
+        ended = run(save, folder)
+        if ended.code:
+            raise SystemExit(f"{' '.join(save.words)}: {ended.said}")
+        runs.append(contents(folder))
+    timed = {n for n in runs[0] if runs[0][n] != runs[1].get(n)}
+    return runs[0], timed, ended.points
+
+
+def neither(found: Mapping[str, bytes], new: Mapping[str, bytes], timed: Iterable[str], save: Save) -> list[str]:
+    """Results that are neither the old file nor the new one."""
+    return [
+        name
+        for name in {*save.results, *new}
+        if name in save.results or name in found
+        if found.get(name) not in (OLD, new[name]) and not (name in timed and is_whole(name, found.get(name, b"")))
+    ]
+
+
+def walk(save: Save, work: Path, every: int = 1) -> Walked:
+    """Kill the command at every point; run it again after each `every`-th."""
+    folder = work / "out"
+    new, timed, points = expected(save, folder)
+    in_place = tuple(p for p in points if p.startswith("open ") and p.removeprefix("open ") in new)
+    lost, left = list[str](), list[str]()
+    for at, point in enumerate(points, 1):
+        renewed(folder, save)
+        ended = run(save, folder, at)
+        if ended.code != -signal.SIGKILL:
+            lost.append(f"{point}: was not reached again, exit {ended.code}")
+            continue
+        lost += [f"{n} at {point}" for n in neither(contents(folder), new, timed, save)]
+        if at % every == 0:
+            again = run(save, folder)
+            found = contents(folder)
+            lost += [f"{n} in the run after {point}" for n in neither(found, new, timed, save) if found.get(n) != OLD]
+            lost += [f"exit {again.code} after {point}: {again.said}"] if again.code else []
+            left += [f"{n} after {point}" for n in found.keys() - new.keys()]
+    return Walked(len(points), tuple(lost), tuple(left), in_place)
+
+
+def refused(save: Save, work: Path, new: Mapping[str, bytes], timed: Iterable[str], ended: Ended) -> list[str]:
+    """What is wrong with a run that could not write: one line, exit 3, no file that is neither old nor new."""
+    found = contents(work / "out")
+    lines = [line for line in ended.said.splitlines() if not line.startswith("jettison: warning")]
+    wrong = [] if ended.code == 3 else [f"exit {ended.code}"]
+    wrong += [] if len(lines) == 1 else [f"{len(lines)} lines"]
+    return (
+        wrong
+        + [f"{n} is lost" for n in neither(found, new, timed, save)]
+        + [f"{n} is left" for n in found.keys() - new.keys()]
+    )
+
+
+def full(save: Save, work: Path) -> dict[str, list[str]]:
+    """{kind of full disk: what is wrong}: files that may not grow, a small disk that fills, one that is read-only."""
+    folder = work / "out"
+    new, timed, _ = expected(save, folder)
+    largest = max(len(new[n]) for n in save.results)
+    tried = {}
+    for limit in sorted({1, largest // 2, largest - 1}):
+        renewed(folder, save)
+        ended = run(save, folder, before=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+        tried[f"files of {limit:,} bytes at most"] = refused(save, work, new, timed, ended)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    if os.geteuid() or mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)):
+        return tried
+    try:
+        for pages in sorted({0, largest // 2 // PAGE}):
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            filled(folder, save, pages)
+            tried[f"{pages} pages free"] = refused(save, work, new, timed, without_filler(folder, run(save, folder)))
+        mount("-o", "remount,ro", str(folder))
+        tried["read-only"] = refused(save, work, new, timed, run(save, folder))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    return tried
+
+
+def filled(folder: Path, save: Save, pages: int) -> None:
+    """A disk with old results and so many free pages."""
+    for name in save.results:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(OLD)
+    if save.words[0] == "report":
+        shutil.copy(folder.parent / "in/report.json", folder)
+    room = os.statvfs(folder)
+    with (folder / "filler").open("wb") as file:
+        file.write(bytes((room.f_bfree - pages) * room.f_bsize))
+
+
+def without_filler(folder: Path, ended: Ended) -> Ended:
+    """The same, once what filled the disk is gone."""
+    (folder / "filler").unlink()
+    return ended
+
+
+def mount(*words: str) -> int:
+    """The exit code of mount; 1 where there is none."""
+    try:
+        return subprocess.run(["mount", *words], capture_output=True, check=False).returncode
+    except FileNotFoundError:
+        return errno.EPERM
+
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------
+def prepared(work: Path) -> None:
+    """in/: the shipped network, eight samples, a plan with its network, a configuration, a report."""
+    import numpy as np
+
+    import toolchain.explain.catalogue
+    import toolchain.pipeline.sweep  # noqa: F401  here once, and not in every child
+    from toolchain.shipped import triangles_squares_path
+    from toolchain.synthetic import triangles_squares
+
+    (work / "in").mkdir()
+    (work / "out").mkdir()
+    shutil.copy(triangles_squares_path(), work / "in/model.onnx")
+    x, y = triangles_squares(8, seed=5)
+    np.savez(work / "in/samples.npz", x=x, y=y, classes=np.array(["triangle", "square"]))
+    for name, wanted in (
+        ("prune", ("pruned.onnx", "plan.json")),
+        ("init", ("jettison.toml",)),
+        ("compress", ("report.json",)),
+    ):
+        ended = run(SAVES[name], work / "out")
+        if ended.code:
+            raise SystemExit(f"{name}: {ended.said}")
+        for file in wanted:
+            shutil.copy(work / "out" / file, work / "in")
+
+
+def missing(save: Save) -> bool:
+    """Whether the package that the command needs is not installed."""
+    from importlib.util import find_spec
+
+    return bool(save.needs) and find_spec(save.needs) is None
+
+
+def main() -> None:
+    """Print a line for each command, and what went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(SAVES))
+    parser.add_argument("--every", type=int, default=1, help="run again after each N-th kill only")
+    asked = parser.parse_args()
+    total, wrong, tries, right, is_sound = 0, 0, 0, 0, True
+    print("command       fault points  files lost  files left  opened in place  cannot write  of it right  seconds")
+    with tempfile.TemporaryDirectory(prefix="jettison-faults-") as name:
+        work = Path(name).resolve()
+        prepared(work)
+        for command in asked.commands or SAVES:
+            save, begun = SAVES[command], time.monotonic()
+            if missing(save):
+                print(f"{command:<12}  left out: {save.needs} is not installed")
+                continue
+            walked, disks = walk(save, work, asked.every), full(save, work)
+            good = sum(not w for w in disks.values())
+            print(
+                f"{command:<12}  {walked.points:>12}  {len(walked.lost):>10}  {len(walked.left):>10}  "
+                f"{len(walked.opened_in_place):>15}  {len(disks):>12}  {good:>11}  {time.monotonic() - begun:>7.1f}",
+                flush=True,
+            )
+            bad = [*walked.lost, *walked.left, *walked.opened_in_place]
+            bad += [f"{kind}: {w}" for kind, ws in disks.items() for w in ws]
+            is_sound = is_sound and not bad
+            print("".join(f"    {line}\n" for line in bad), end="", flush=True)
+            total, wrong, tries, right = (
+                total + walked.points,
+                wrong + len(walked.lost),
+                tries + len(disks),
+                right + good,
+            )
+    print(f"fault points tried {total}, files lost {wrong}; disks that cannot be written {tries}, right {right}")
+    sys.exit(not is_sound)
+
+
+if __name__ == "__main__":
+    main()
