@@ -8,6 +8,7 @@ the graph does not allow that, or would mix samples then, the batch stays as it 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from toolchain.opset import lowered, own_opset
 from toolchain.plain import parameter, simplify, targets
 from toolchain.validate import check_graph, check_parameters, read_proto
 
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it says of a file goes to nobody's terminal
 LARGE = 1024  # bytes; smaller parameters say shapes and axes, which the lift has to read
 OPSET = 20  # older files are lifted to it; the op table holds from here to NEWEST
 NEWEST = 26
@@ -159,13 +161,18 @@ def unloaded(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, ir.Tens
 
 
 def reload(graph: ir.Graph, weights: dict[str, ir.Tensor | None]) -> None:
-    """Give the values that stand for large parameters their arrays; all parameters in the file's order."""
+    """Give the values that stand for large parameters their arrays; all parameters in the file's order.
+
+    Their shapes and types are those of the arrays: what else a file says of them, or leaves out, does not count.
+    """
     values = {str(v.name): v for v in (*graph.inputs, *graph.initializers.values())}
     for name in [n for n in weights if n in values]:
         value, tensor = values[name], weights[name]
         value.const_value = value.const_value if tensor is None else tensor
         graph.initializers.pop(name, None)
         graph.initializers[name] = value
+        if value.const_value is not None:
+            value.shape, value.type = value.const_value.shape, ir.TensorType(value.const_value.dtype)
 
 
 def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:

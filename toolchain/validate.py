@@ -161,10 +161,12 @@ def given_names(graph: onnx.GraphProto, path: Path) -> set[str]:
 
 
 def check_node(node: onnx.NodeProto, path: Path) -> None:
-    """Names are text, and attributes are of a kind."""
+    """Names are text, attributes are of a kind, and it makes something."""
     names = (node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute))
     if not all(isinstance(n, str) for n in names):  # protobuf hands out what is no UTF-8 as bytes
         raise BadInput(f"a name at {node.op_type!r} {node.name!r} is no text", str(path))
+    if not any(node.output):
+        raise BadInput(f"{node.op_type} '{node.name}' makes nothing", str(path))
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
             raise BadInput(f"attribute '{attribute.name}' of {node.op_type} '{node.name}' has no type", str(path))
