@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("benchmarks.hostile", reason="run pytest from the repository root")
 
-from benchmarks.hostile.children import Runner  # noqa: E402
-from benchmarks.hostile.rows import ELSEWHERE, ROWS, SECONDS, write_all  # noqa: E402
+from benchmarks.hostile.children import Runner
+from benchmarks.hostile.rows import ELSEWHERE, ROWS, SECONDS, write_all
 
 ROOT = Path(__file__).parents[1]
 

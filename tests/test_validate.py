@@ -396,6 +396,45 @@ def test_a_chain_of_20000_nodes_is_read(turned: bool, tmp_path: Path) -> None:
     assert len(load(written(tmp_path, proto)).graph) == n
 
 
+def with_sparse(proto: onnx.ModelProto) -> None:
+    values, places = numpy_helper.from_array(np.ones(1, np.float32), "S"), numpy_helper.from_array(np.array([0]))
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [3]))
+
+
+def unasked(proto: onnx.ModelProto) -> None:
+    proto.graph.node[1].device_configurations.add(configuration_id="none")
+
+
+@pytest.mark.parametrize(
+    ("proto", "kind", "message"),
+    [
+        (changed(lambda p: p.graph.node[1].ClearField("output")), BadInput, "Relu 'b' makes nothing"),
+        (changed(with_sparse), Unsupported, "tensor 'S' is sparse"),
+        (
+            changed(lambda p: p.graph.initializer.add(name="T", data_type=TensorProto.STRING, dims=[3])),
+            BadInput,
+            "tensor 'T': declares 3 texts but stores 0",
+        ),
+    ],
+    ids=["no outputs", "sparse", "texts"],
+)  # fmt: skip
+def test_what_only_a_mutant_says_is_refused_by_name(
+    proto: onnx.ModelProto, kind: type[JettisonError], message: str, tmp_path: Path
+) -> None:
+    refused(written(tmp_path, proto), kind, message)
+
+
+def test_devices_that_a_node_once_ran_on_do_not_count(tmp_path: Path) -> None:
+    assert load(written(tmp_path, changed(unasked))).to_bytes() == load(written(tmp_path, sound())).to_bytes()
+
+
+def test_a_parameter_has_the_shape_of_its_numbers(tmp_path: Path) -> None:
+    """Even if the file lists it as an input of another shape, or of none."""
+    proto = changed(lambda p: p.graph.input.append(helper.make_tensor_value_info("W", F, None)))
+    model = load(written(tmp_path, proto))
+    assert model.graph.initializers["W"].shape == (4, 3)
+
+
 # ---- versions, domains, control flow -------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("opset", "message"), [(99, "opset 99 is newer than 26"), (5, "opset 5 is older than 7"), (6, "older than 7")]

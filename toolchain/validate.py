@@ -125,6 +125,7 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     for owner in (graph, *branches(graph.node, path, 1), *proto.functions):
         for node in owner.node:
             check_node(node, path)
+            node.ClearField("device_configurations")  # on which of several devices it ran: nothing here reads it
     if not graph.output:
         raise BadInput("the graph has no output", str(path))
     for tensor in tensors_of(proto, path):
@@ -237,6 +238,8 @@ def check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
         raise BadInput(f"has the unknown data type {tensor.data_type}", where)
     if tensor.data_type == onnx.TensorProto.STRING:
+        if math.prod(tensor.dims) != len(tensor.string_data):
+            raise BadInput(f"declares {math.prod(tensor.dims):,} texts but stores {len(tensor.string_data):,}", where)
         return
     bits = math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth
     if tensor.HasField("raw_data"):
