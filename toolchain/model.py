@@ -172,7 +172,8 @@ def reload(graph: ir.Graph, weights: dict[str, ir.Tensor | None]) -> None:
         graph.initializers.pop(name, None)
         graph.initializers[name] = value
         if value.const_value is not None:
-            value.shape, value.type = value.const_value.shape, ir.TensorType(value.const_value.dtype)
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.type = ir.TensorType(value.const_value.dtype)
 
 
 def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:

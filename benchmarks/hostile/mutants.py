@@ -263,10 +263,15 @@ def in_toml(raw: bytes, draw: Draw) -> bytes:
 
 # ---- archives ------------------------------------------------------------------------------------------------------
 HEADERS = (
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 1, 8, 8)}", "{'descr': '|O', 'fortran_order': False, 'shape': (%d,)}",
-    "{'descr': '<f4', 'fortran_order': True, 'shape': (-%d,)}", "{'descr': '<U%d', 'fortran_order': False, 'shape': (12,)}",
-    "{'descr': '<f4', 'shape': (%d,)}", "{'descr': [('a', '<f4', (%d,))], 'fortran_order': False, 'shape': ()}", "%d", "(" * 300 + "%d",
-)  # fmt: skip
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 1, 8, 8)}",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (%d,)}",
+    "{'descr': '<f4', 'fortran_order': True, 'shape': (-%d,)}",
+    "{'descr': '<U%d', 'fortran_order': False, 'shape': (12,)}",
+    "{'descr': '<f4', 'shape': (%d,)}",
+    "{'descr': [('a', '<f4', (%d,))], 'fortran_order': False, 'shape': ()}",
+    "%d",
+    "(" * 300 + "%d",
+)
 MEMBERS = ("../x.npy", "/x.npy", "x", "x.npy", "y.npy", "about.npy", "classes.npy", "é.npy", "scores0.npy", "")
 
 
