@@ -351,7 +351,7 @@ def add_weight(name: str) -> Callable[[onnx.ModelProto], None]:
         (lambda p: p.graph.ClearField("node"), "output 'y' is never made"),
         (rewire(0, "input", 1, "V"), "Gemm 'a'"),  # [N, 4] x [3, 4]
         (lambda p: p.graph.node[1].ClearField("input"), "Relu 'b'"),
-        (lambda p: p.graph.node[1].ClearField("output"), "reads 'r', which nothing makes"),
+        (lambda p: p.graph.node[1].ClearField("output"), "Relu 'b' makes nothing"),
         (lambda p: p.ClearField("opset_import"), "opset"),
         (lambda p: p.ClearField("graph"), "it has no graph"),
     ],
@@ -415,8 +415,13 @@ def unasked(proto: onnx.ModelProto) -> None:
             BadInput,
             "tensor 'T': declares 3 texts but stores 0",
         ),
+        (
+            changed(lambda p: setattr(p.graph.node[1], "domain", "mars")),
+            BadInput,
+            "Relu 'b': is of the domain 'mars', which has no opset",
+        ),
     ],
-    ids=["no outputs", "sparse", "texts"],
+    ids=["no outputs", "sparse", "texts", "domain"],
 )  # fmt: skip
 def test_what_only_a_mutant_says_is_refused_by_name(
     proto: onnx.ModelProto, kind: type[JettisonError], message: str, tmp_path: Path

@@ -122,10 +122,7 @@ def load_external(tensor: onnx.TensorProto, path: Path) -> None:
 def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     """Tensors hold what they say, values are made once and before they are used; unsorted nodes are sorted."""
     graph = proto.graph
-    for owner in (graph, *branches(graph.node, path, 1), *proto.functions):
-        for node in owner.node:
-            check_node(node, path)
-            node.ClearField("device_configurations")  # on which of several devices it ran: nothing here reads it
+    check_nodes(proto, path)
     if not graph.output:
         raise BadInput("the graph has no output", str(path))
     for tensor in tensors_of(proto, path):
@@ -146,6 +143,19 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     for output in graph.output:
         if output.name not in made and output.name not in given - {""}:
             raise BadInput(f"output '{output.name}' is never made", str(path))
+
+
+def check_nodes(proto: onnx.ModelProto, path: Path) -> None:
+    """Every node, those of branches and functions too, can be read, and its domain has an opset."""
+    known = {o.domain for o in proto.opset_import} | {"", "ai.onnx"}
+    for node in proto.graph.node:
+        if node.domain not in known:
+            where = f"{path}: {node.op_type} '{node.name}'"
+            raise BadInput(f"is of the domain '{node.domain}', which has no opset", where)
+    for owner in (proto.graph, *branches(proto.graph.node, path, 1), *proto.functions):
+        for node in owner.node:
+            check_node(node, path)
+            node.ClearField("device_configurations")  # on which of several devices it ran: nothing here reads it
 
 
 def given_names(graph: onnx.GraphProto, path: Path) -> set[str]:

@@ -129,7 +129,8 @@ ROWS: dict[str, tuple[Case, ...]] = {
     ),
     "custom, unknown, branches": every("branches")
     + models({"custom": "", "unknown op": ""}, 0)
-    + models({"custom": "com.acme", "unknown op": "Relux"}, 4, command="verify {} {}"),
+    + models({"custom": "com.acme", "unknown op": "Relux"}, 4, command="verify {} {}")
+    + models({"custom": "com.acme", "unknown op": "Relux"}, 4, command="export {} --to onnx -o made"),
     "open shapes": models({"open shape": "Give --shape x:1", "no rank": "Give --shape x:1"}, 2),
     "bombs": models(
         {

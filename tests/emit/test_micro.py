@@ -15,6 +15,7 @@ from emit.test_tflite_pointwise import CASES as POINTWISE
 from emit.test_tflite_shape import CASES as SHAPES
 
 import toolchain.emit.micro_run
+from toolchain.cli.reading import inspect_lite
 from toolchain.emit import to_tflite
 from toolchain.emit.child import run
 from toolchain.emit.contents import BITS, contents
@@ -110,6 +111,17 @@ def test_a_file_that_points_nowhere_is_refused(edit: Callable[[Any], None], tmp_
     builder.Finish(file.Pack(builder), b"TFL3")
     with pytest.raises(BadInput, match="is a damaged TFLite file"):
         contents(bytes(builder.Output()), "net.tflite")
+
+
+def test_an_op_that_lacks_an_input_is_damage(tmp_path: Path) -> None:
+    file = schema.ModelT.InitFromPackedBuf(to_tflite(CASES["conv"]().model(tmp_path)).data, 0)
+    for op in file.subgraphs[0].operators:
+        op.inputs = op.inputs[:0]
+    builder = flatbuffers.Builder()
+    builder.Finish(file.Pack(builder), b"TFL3")
+    (tmp_path / "net.tflite").write_bytes(bytes(builder.Output()))
+    with pytest.raises(BadInput, match="is a damaged TFLite file"):
+        inspect_lite(tmp_path / "net.tflite", memory=False, form="table")
 
 
 def test_a_kernel_that_we_cannot_see_is_named(tmp_path: Path) -> None:
