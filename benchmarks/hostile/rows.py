@@ -187,7 +187,9 @@ ROWS: dict[str, tuple[Case, ...]] = {
         },
         3,
     ),
-    "half precision": every("half") + models({"bfloat": ""}, 0),
+    "half precision": models({"half": "is FLOAT16"}, 4, command="export {} --to onnx,tflite -o made")
+    + every("half")
+    + models({"bfloat": ""}, 0),
     "output": typed(
         {
             f"prune {MAIN} --budget units<=50% -o pruned.onnx": "exists",
