@@ -54,7 +54,8 @@ class Samples:
     def at(self, which: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
         """These samples."""
         part = {k: v[which] for k, v in self.inputs.items()}
-        labels, masks = (None if v is None else v[which] for v in (self.labels, self.masks))
+        labels = None if self.labels is None else self.labels[which]
+        masks = None if self.masks is None else self.masks[which]
         return Samples(self.name, part, labels, self.classes, self.pixels, masks)
 
     def balanced(self, n: int, seed: int) -> Samples:

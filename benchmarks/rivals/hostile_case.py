@@ -9,6 +9,7 @@ benchmarks.hostile.children, whose words are the file to read and the one to wri
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
 from collections.abc import Callable
 
@@ -36,11 +37,7 @@ TOOLS: dict[str, Callable[[list[str]], object]] = {
 }
 
 if __name__ == "__main__":
-    import onnx
-    import onnxruntime  # noqa: F401
-    import onnxslim.cli  # noqa: F401
-    import polygraphy.tools  # noqa: F401
-
-    assert onnx
+    for module in ("onnx", "onnxruntime", "onnxslim.cli", "polygraphy.tools"):
+        importlib.import_module(module)  # once, for all children
     gc.freeze()
     serve(TOOLS[sys.argv[1]])

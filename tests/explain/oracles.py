@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from toolchain.explain import heatmaps
 from toolchain.model import Model, load
 
 torch = pytest.importorskip("torch", reason="torch is the oracles' runtime")
@@ -105,11 +108,20 @@ def normalised() -> Any:
     )  # fmt: skip
 
 
+def swish() -> Any:
+    """Its activations are exported as products of x with a gate."""
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.GELU(), nn.Conv2d(6, 8, 3, stride=2), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES),
+    )  # fmt: skip
+
+
 def unbiased() -> Any:
     return sequential(bias=False)
 
 
-NETWORKS = {f.__name__: f for f in (sequential, residual, normalised, unbiased)}
+NETWORKS = {f.__name__: f for f in (sequential, residual, normalised, swish, unbiased)}
 
 
 @cache
@@ -136,7 +148,7 @@ def onnx_network(name: str) -> Model:
     net.load_state_dict(torch_network(name).state_dict())
     torch.onnx.export(
         net, (torch.zeros(1, *SHAPE),), out, dynamo=False, do_constant_folding=False, input_names=["x"],
-        training=torch.onnx.TrainingMode.PRESERVE, dynamic_axes={"x": {0: "N"}},
+        training=torch.onnx.TrainingMode.PRESERVE, dynamic_axes={"x": {0: "N"}}, opset_version=17,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.onnx"
@@ -158,52 +170,135 @@ def tensors(x: np.ndarray, classes: np.ndarray) -> tuple[Any, Any]:
 
 
 # ---- what the oracles say -------------------------------------------------------------------------------------------
-def by_zennit(name: str, composite: Any, x: np.ndarray, classes: np.ndarray, is_scored: bool) -> np.ndarray:
-    """Attributions of one of zennit's composites, begun with the score or with 1."""
-    zennit = oracle("zennit")
-    from zennit.attribution import Gradient
-    from zennit.layer import Sum
-
-    net, (inputs, labels) = torch_network(name), tensors(x, classes)
-    joins = [m for m in net.modules() if isinstance(m, Join)]
-    for join in joins:
-        join.summed = Sum(dim=-1)
-    assert zennit
-    one_hot = torch.eye(CLASSES, dtype=torch.float64)[labels]
-    begin = (lambda z: z.detach() * one_hot) if is_scored else one_hot
-    try:
-        with Gradient(model=net, composite=composite) as attributor:
-            return attributor(inputs, begin)[1].detach().numpy()
-    finally:
-        for join in joins:
-            join.summed = None
-
-
-def by_captum(name: str, called: str, x: np.ndarray, classes: np.ndarray, **settings: Any) -> np.ndarray:
+def by_captum(name: str, called: str, x: np.ndarray | None = None, **settings: Any) -> np.ndarray:
     """Attributions of one of Captum's classes."""
     captum = oracle("captum.attr")
     from captum.attr._utils.lrp_rules import EpsilonRule
 
-    net, (inputs, labels) = deepcopy(torch_network(name)), tensors(x, classes)
+    net, (inputs, labels) = deepcopy(torch_network(name)), tensors(images() if x is None else x, targets())
     for module in net.modules():
         if isinstance(module, torch.nn.Flatten):
             module.rule = EpsilonRule()  # of a layer that Captum does not know: what it has for linear ones
     return getattr(captum, called)(net).attribute(inputs, target=labels, **settings).detach().numpy()
 
 
-def by_grad_cam(name: str, called: str, layer: int, x: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Class activation maps of a module of the network, from 0 to 1 in each image, [n, h, w]."""
+def layer_grad_cam(name: str, layer: int | None = None) -> np.ndarray:
+    """Captum's Grad-CAM of a module, resized to the image, [n, 1, h, w]."""
+    captum = oracle("captum.attr")
+    net, (inputs, labels) = deepcopy(torch_network(name)), tensors(images(), targets())
+    module = net[LAST[name] if layer is None else layer]
+    found = captum.LayerGradCam(net, module).attribute(inputs, target=labels, relu_attributions=True)
+    return captum.LayerAttribution.interpolate(found, SHAPE[1:], "bilinear").detach().numpy()
+
+
+def by_grad_cam(name: str, called: str) -> np.ndarray:
+    """Class activation maps of the last module before pooling, from 0 to 1 in each image, [n, h, w]."""
     cams = oracle("pytorch_grad_cam")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    net, (inputs, _) = deepcopy(torch_network(name)), tensors(x, classes)
-    with getattr(cams, called)(model=net, target_layers=[net[layer]]) as found:
-        return found(input_tensor=inputs, targets=[ClassifierOutputTarget(int(k)) for k in classes])
+    net, (inputs, _) = deepcopy(torch_network(name)), tensors(images(), targets())
+    with getattr(cams, called)(model=net, target_layers=[net[LAST[name]]]) as found:
+        return found(input_tensor=inputs, targets=[ClassifierOutputTarget(int(k)) for k in targets()])
 
 
-def layer_grad_cam(name: str, layer: int, x: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Captum's Grad-CAM of a module, resized to the image, [n, 1, h, w]."""
-    captum = oracle("captum.attr")
-    net, (inputs, labels) = deepcopy(torch_network(name)), tensors(x, classes)
-    found = captum.LayerGradCam(net, net[layer]).attribute(inputs, target=labels, relu_attributions=True)
-    return captum.LayerAttribution.interpolate(found, x.shape[2:], "bilinear").detach().numpy()
+def by_zennit(name: str, called: str, is_scored: bool = True, **settings: Any) -> np.ndarray:
+    """Attributions of a composite, or of one rule for every layer of weights; begun with the score or with 1."""
+    oracle("zennit")
+    from zennit import composites, rules
+    from zennit.attribution import Gradient
+    from zennit.canonizers import SequentialMergeBatchNorm
+    from zennit.layer import Sum
+    from zennit.types import Linear
+
+    merge = {"canonizers": [SequentialMergeBatchNorm()]}
+    if hasattr(rules, called):
+        layers = [*composites.layer_map_base(), (Linear, getattr(rules, called)(**settings))]
+        composite = composites.LayerMapComposite(layers, **merge)
+    else:
+        composite = getattr(composites, called)(**settings, **merge)
+    net, (inputs, labels) = deepcopy(torch_network(name)), tensors(images(), targets())
+    for join in (m for m in net.modules() if isinstance(m, Join)):
+        join.summed = Sum(dim=-1)
+    one_hot = torch.eye(CLASSES, dtype=torch.float64)[labels]
+    with Gradient(model=net, composite=composite) as attributor:
+        return attributor(inputs, (lambda z: z.detach() * one_hot) if is_scored else one_hot)[1].detach().numpy()
+
+
+def box() -> dict[str, Any]:
+    """The least and the largest value of each image."""
+    ends = (f(images(), axis=(1, 2, 3), keepdims=True).astype(np.float64) for f in (np.min, np.max))
+    return dict(zip(("low", "high"), map(torch.tensor, ends), strict=True))
+
+
+# ---- each of our methods beside them --------------------------------------------------------------------------------
+FOUR = ("sequential", "residual", "normalised", "swish")
+LAST = {"sequential": 4, "residual": 3, "normalised": 6, "swish": 3}  # the last module before pooling
+PATH = {"n_steps": heatmaps.STEPS, "method": "gausslegendre"}
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A method of ours, who else has it and under what name, and on which networks.
+
+    is_scaled  theirs are maps from 0 to 1
+    """
+
+    method: str
+    library: str
+    name: str
+    says: Callable[[str], np.ndarray]
+    networks: tuple[str, ...] = FOUR
+    is_scaled: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.library}-{self.name}"
+
+    def gap(self, network: str) -> float:
+        """The largest deviation of ours, as a share of the largest relevance."""
+        wanted = self.says(network)
+        found = relevance(network, self.method)
+        found = scaled(found[:, 0]) if self.is_scaled else found
+        assert found.shape == wanted.shape and wanted.any()
+        return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def relevance(name: str, method: str, **options: Any) -> np.ndarray:
+    return heatmaps.relevance(onnx_network(name), method, images(), targets(), **options)
+
+
+def scaled(maps: np.ndarray) -> np.ndarray:
+    """From 0 to 1 in each image."""
+    low = maps - maps.min(axis=(1, 2), keepdims=True)
+    return low / low.max(axis=(1, 2), keepdims=True).clip(1e-7)
+
+
+def captums(own: str, called: str, *networks: str, **settings: Any) -> Oracle:
+    return Oracle(own, "captum", called, lambda n: by_captum(n, called, **settings), networks or FOUR)
+
+
+def zennits(method: str, called: str, is_scored: bool = True, **settings: Any) -> Oracle:
+    limits = box if called == "EpsilonGammaBox" else dict
+    return Oracle(method, "zennit", called, lambda n: by_zennit(n, called, is_scored, **settings, **limits()))
+
+
+def grad_cams(method: str, called: str) -> Oracle:
+    return Oracle(method, "pytorch-grad-cam", called, lambda n: by_grad_cam(n, called), is_scaled=True)
+
+
+ORACLES = (
+    captums("gradient", "Saliency", abs=False),
+    captums("gradient-x-input", "InputXGradient"),
+    captums("integrated-gradients", "IntegratedGradients", **PATH),
+    captums("deconvolution", "Deconvolution"),
+    zennits("deconvolution", "DeconvNet", is_scored=False),
+    captums("guided-backprop", "GuidedBackprop"),
+    zennits("guided-backprop", "GuidedBackprop", is_scored=False),
+    captums("lrp-epsilon", "LRP", "sequential", "unbiased"),
+    zennits("lrp-epsilon", "Epsilon"),
+    zennits("lrp-alpha-beta", "AlphaBeta", alpha=2.0, beta=1.0),
+    zennits("lrp-gamma", "Gamma", gamma=0.25),
+    zennits("lrp-composite", "EpsilonGammaBox"),
+    Oracle("grad-cam", "captum", "LayerGradCam", layer_grad_cam),
+    grad_cams("grad-cam", "GradCAM"),
+    grad_cams("grad-cam++", "GradCAMPlusPlus"),
+)

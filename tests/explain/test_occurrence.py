@@ -196,8 +196,6 @@ def test_mistakes_are_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> No
         occurrences(model, bare, [activations(model)[0].value])
     with pytest.raises(UsageError, match=r"no conv or dense layer 'conv77'"):
         occurrences(model, data, ["conv77"])
-    with pytest.raises(UsageError, match=r"no conv or dense layer fits 'x\*'"):
-        hidden(model, "x*")
     alone = Samples("alone", data.inputs, np.zeros(N, np.int64))
     (o,) = occurrences(model, alone, [activations(model)[0].value])
     with pytest.raises(UsageError, match="two or more"):

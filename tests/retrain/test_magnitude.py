@@ -149,8 +149,15 @@ def test_a_folder_with_rounds_of_another_series_is_refused(tmp_path: Path) -> No
 
 def test_a_round_that_would_leave_no_weight_is_refused_and_says_how_many_there_are(tmp_path: Path) -> None:
     model = network("mlp")
-    with pytest.raises(OutOfReach, match=r"round 1 would leave no weight\. Ask for 0 rounds"):
-        list(rounds(model, labelled(model), None, SHORT, tmp_path, share=1.0))
+    with pytest.raises(OutOfReach, match=r"round (\d+) would leave no weight\. Ask for (\d+) rounds") as caught:
+        list(rounds(model, labelled(model), None, Recipe(epochs=1), tmp_path, count=40, share=0.9))
+    assert f"Ask for {len(list(tmp_path.glob('*.onnx')))} rounds" in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.2, math.nan])
+def test_a_share_that_is_none_is_refused(share: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot go in each round\. Give one between 0 and 1"):
+        next(rounds(network("mlp"), labelled(network("mlp")), None, SHORT, tmp_path, share=share))
 
 
 def test_a_network_without_free_weights_is_refused(tmp_path: Path) -> None:

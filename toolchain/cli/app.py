@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -12,8 +13,10 @@ import click
 from toolchain import __version__
 from toolchain.errors import JettisonError, printable
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "JETTISON"})
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="jettison")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no stage lines.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
@@ -21,6 +24,19 @@ from toolchain.errors import JettisonError, printable
 def cli(context: click.Context, quiet: bool, debug: bool) -> None:
     """Make trained networks small, fast and explainable enough to fly: ONNX in, smaller ONNX and TFLite out."""
     context.obj |= {"quiet": quiet, "debug": debug}
+
+
+def name_variables(command: click.Command, name: str = "JETTISON") -> None:
+    """From now on each option is also read from a variable: --format of check from JETTISON_CHECK_FORMAT.
+
+    click itself would name it after the function's parameter, which nobody sees.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option):
+            longest = max(option.opts, key=len).lstrip("-")
+            option.envvar = f"{name}_{longest}".upper().replace("-", "_")
+    for word, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        name_variables(inner, f"{name}_{word}")
 
 
 def main() -> None:
@@ -45,10 +61,18 @@ def main() -> None:
     except MemoryError:
         code = complain("out of memory. Try a lower --max-memory or fewer samples", 3)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        code = complain(f"internal error: {type(error).__name__}: {error}. Run again with --debug and report it", 70)
+        code = unexpected(error, debug)
     sys.exit(code)
+
+
+def unexpected(error: Exception, debug: bool) -> int:
+    """A disk that is full or read-only, whoever was writing; everything else is our bug."""
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = error.filename or "a temporary file or the output"
+        return complain(f"cannot write {where}: {error.strerror}. Make room, or set TMPDIR to another disk", 3)
+    if debug:
+        traceback.print_exc()
+    return complain(f"internal error: {type(error).__name__}: {error}. Run again with --debug and report it", 70)
 
 
 def complain(text: str, code: int) -> int:

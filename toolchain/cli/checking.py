@@ -75,12 +75,10 @@ def check(
         write_text(path, rendered(checked, kind) + "\n")
     if saved is not None:
         write_text(saved, encoded(baseline_of(checked.subjects)))
-    lost = printed(rendered(checked, form))
+    printed(rendered(checked, form))
     if form == "github":
         summarise(rendered(checked, "md"))
     verdict(checked)
-    if lost is not None:
-        raise lost
 
 
 def parse_report(text: str) -> tuple[Path, str]:
@@ -93,14 +91,15 @@ def parse_report(text: str) -> tuple[Path, str]:
     return Path(path), form
 
 
-def printed(text: str) -> BrokenPipeError | None:
-    """What went wrong if the reader went away: that must not hide a failure, so it is kept for later."""
+def printed(text: str) -> None:
+    """Print; a reader that went away must not hide a failure, so what it misses goes nowhere and the run goes on."""
+    if sys.stdout is None:
+        return
     try:
         click.echo(text)
         sys.stdout.flush()
-    except BrokenPipeError as error:
-        return error
-    return None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def summarise(text: str) -> None:

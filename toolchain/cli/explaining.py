@@ -1,4 +1,4 @@
-"""The command that explains: every figure and table of Lundstrom et al. 2022 for one network."""
+"""The command that explains: every figure and table of Lundstrom et al. 2022 and of Garcia et al. for one network."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import UsageError
 
@@ -37,7 +38,9 @@ from toolchain.errors import UsageError
 )
 @click.option("--figures", "asked", default="all", show_default=True, help="Names of figures with commas, or all.")
 @click.option(
-    "--layers", metavar="GLOB", help="Layers to explain. [default: dense ones and what a flatten makes, else the last]"
+    "--layers",
+    metavar="GLOB",
+    help="Layers to explain. [default: dense ones and what a flatten makes, else the last; all in occurrence maps]",
 )
 @click.option(
     "--classes",
@@ -78,7 +81,7 @@ def explain(
     threads: int,
     force: bool,
 ) -> None:
-    """Figures of what the units of a network contribute, and of what it loses without them.
+    """Figures of what the units of a network contribute, of what it loses without them, and of when they fire.
 
     Each as SVG, PNG, CSV and JSON, and all of them on one page. Without labels or classes, those that need them are
     left out, and the page says why.
@@ -86,6 +89,7 @@ def explain(
     from toolchain.compress.groups import analyse
     from toolchain.data import load_samples
     from toolchain.explain import catalogue
+    from toolchain.explain.layers import hidden
     from toolchain.explain.writing import check_folder, origin, write_figure, write_pages
     from toolchain.model import load
 
@@ -94,9 +98,10 @@ def explain(
     channels = analyse(loaded)
     groups = catalogue.layers_named(channels, layers)
     catalogue.check_layer(loaded, at)
-    check_folder(out, catalogue.stems(names, groups), force)
-    given = load_samples(data, loaded, pixels)
-    with progress(context) as (say, advance):
+    fired = hidden(loaded, layers or "*")
+    with results_in(out), progress(context) as (say, advance):
+        check_folder(out, catalogue.stems(names, groups, fired), force)
+        given = load_samples(data, loaded, pixels)
         subject = catalogue.Subject(
             loaded,
             channels,
@@ -113,6 +118,8 @@ def explain(
             asked_methods,
             at,
             advance,
+            fired,
+            catalogue.classes_named(loaded, given, classes, catalogue.MOST_COLUMNS),
         )
         begun = time.perf_counter()
         left_out = catalogue.missing(subject, names)

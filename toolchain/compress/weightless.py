@@ -11,6 +11,7 @@ that it reads with a weight is, and what no channel rule passes may depend on an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -83,8 +84,9 @@ def weightless(
     align  widths are multiples of this: auto, off or a number; units that nothing needs fill them up
     keep   patterns of group names to leave alone
 
-    Each group keeps one unit at least. Raises UsageError for patterns of no group, Unsupported where onnxruntime has no
-    kernel for a node.
+    Each group keeps one unit at least, and places behind a flatten go only where the file is smaller without them than
+    with the gather that picks the others. Raises UsageError for patterns of no group, Unsupported where onnxruntime has
+    no kernel for a node.
     """
     clean, stays = settled(model, threads)
     channels = analyse(clean)
@@ -98,13 +100,26 @@ def weightless(
         own(channels, stay)
         if not count and width < len(group):
             stays.append(Stay(group.name, width, "a group cannot be empty"))
+    return clean, planned(clean, channels, align, stay), stays
+
+
+def planned(model: Model, channels: Channels, align: str, stay: Flags) -> Plan:
+    """The plan that keeps these units, and places behind a flatten whose gather would take more room than they."""
+    costs = costing(model, channels)
+    counts = lambda: np.array([int((~stay[g.units]).sum()) for g in channels.groups], np.int64)
+    flash = lambda: float(costs.costs(counts(), ("flash",))[0])
+    for group in (g for g in channels.groups if g.kind == "position"):
+        others = [g.units[~stay[g.units]] for g in channels.groups if g is not group]
+        forced = channels.flags(channels.closure(np.concatenate([np.zeros(0, np.int64), *others])))[group.units]
+        size, before = flash(), stay[group.units].copy()
+        stay[group.units] = ~forced
+        if flash() > size:
+            stay[group.units] = before
     removed = {g.name: tuple(np.flatnonzero(~stay[g.units]).tolist()) for g in channels.groups}
     widths = {g.name: (len(g), len(g) - len(removed[g.name])) for g in channels.groups}
-    counts = np.array([len(r) for r in removed.values()], np.int64)
-    costs = costing(clean, channels)
-    before, after = (costs.costs(n).tolist() for n in (0 * counts, counts))
-    told = {q: (int(b), int(a)) for q, b, a in zip(COUNTERS, before, after, strict=True)}
-    return clean, Plan(clean.sha256, "weightless", align, removed, widths, told), stays
+    pairs = zip(costs.costs(0 * counts()).tolist(), costs.costs(counts()).tolist(), strict=True)
+    told = {q: (int(b), int(a)) for q, (b, a) in zip(COUNTERS, pairs, strict=True)}
+    return Plan(model.sha256, "weightless", align, removed, widths, told)
 
 
 # ---- who reads whom ------------------------------------------------------------------------------------------------
@@ -157,30 +172,27 @@ def varying(model: Model, channels: Channels) -> Flags:
     labels, flags = channels.labels, np.zeros(len(channels.labels.root), bool)
     layers = {node: reader for node, reader in readers(model, channels) if reader is not None}
 
-    def on(value: ir.Value | None) -> Ids:
-        axes = range(len(value.shape or ())) if value is not None else ()
-        parts = [labels.of(value, a) for a in axes if (value, a) in labels.axes]  # type: ignore[arg-type]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+    def axes(value: ir.Value) -> list[Ids]:
+        count = len(value.shape or ())
+        return [labels.of(value, a) for a in range(count) if (value, a) in labels.axes and len(labels.axes[value, a])]
 
-    for value in model.graph.inputs:
-        flags[on(value)] = True
+    for ids in (ids for value in model.graph.inputs for ids in axes(value)):
+        flags[ids] = True
     count = -1
     while count != (count := int(flags.sum())):
         for node in model.graph:
             entry, reader = find(node), layers.get(node)
             moving = [v for v in node.inputs if v is not None and v.const_value is None]
             for y in node.outputs:
-                made = on(y)
                 if reader is not None:
-                    own_axis = labels.of(y, unit_axis(node, y))
-                    flags[np.setdiff1d(made, own_axis)] = True
+                    flags[np.setdiff1d(np.concatenate(axes(y)), reader.makes)] = True
                     flags[reader.results(flags)] = True
-                elif entry is None or entry.channels is None or list(contracted(node)):
-                    flags[made] = True
-                else:
-                    known = [np.concatenate([on(x), *placed(channels, x, flags)]) for x in moving]
-                    for ids in known:
-                        flags[np.setdiff1d(made, ids)] = True
+                    continue
+                is_open = entry is None or entry.channels is None or any(contracted(node))
+                read = [[]] if is_open else [[*axes(x), *placed(channels, x, flags)] for x in moving]
+                for made, known in itertools.product(axes(y), read):
+                    if not any(np.isin(ids, made).all() for ids in known):  # else it has places of its own on this axis
+                        flags[np.setdiff1d(made, np.concatenate([made[:0], *known]))] = True
     return flags
 
 

@@ -149,6 +149,38 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A small map for each row and column, such as kernels by classes; those of one entry make a matrix.
+
+    maps         [row, column, h, w], nan where there is nothing to show
+    down, across names of rows and columns; `row` and `column` say what they are
+    shown        rows that a picture shows, from the top; the numbers are of all
+    low, high    values at the ends of the colours; where low < 0 they part at 0
+    """
+
+    maps: F64
+    down: tuple[str, ...]
+    across: tuple[str, ...]
+    row: str
+    column: str
+    quantity: str
+    shown: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+    def rows(self) -> list[Row]:
+        """Mean and ends of each map."""
+        found: list[Row] = []
+        for name, cells in zip(self.down, self.maps.reshape(*self.maps.shape[:2], -1), strict=True):
+            for other, cell in zip(self.across, cells, strict=True):
+                several = {"lowest": cell.min(), "highest": cell.max()} if len(cell) > 1 else {}
+                ends = {"mean": cell.mean()} | several
+                row: Row = {self.row: name, self.column: other}
+                found.append(row | {k: None if np.isnan(v) else float(v) for k, v in ends.items()})
+        return found
+
+
+@dataclass(frozen=True)
 class Boxes:
     """Layers in the order of the graph."""
 
@@ -172,7 +204,7 @@ class Panels:
         return [{"panel": t} | r for t, c in zip(self.titles, self.charts, strict=True) for r in c.rows()]
 
 
-Chart = Bars | Lines | Trade | Histogram | Gallery | Boxes | Panels | Atlas
+Chart = Bars | Lines | Trade | Histogram | Gallery | Atlas | Grid | Boxes | Panels
 
 
 @dataclass(frozen=True)

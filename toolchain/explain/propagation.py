@@ -188,7 +188,10 @@ def must(value: ir.Value | None) -> ir.Value:
 
 # ---- rules of the other ops ------------------------------------------------------------------------------------------
 def added(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents:
-    """Each term of a sum gets what it adds to it, x ⊙ Jᵀ(R / y): averages, additions, scales."""
+    """Each term of a sum gets what it adds to it, x ⊙ Jᵀ(R / y): averages, additions; a scale hands on what it gets."""
+    computed = [i for i, v in enumerate(copy.inputs) if v is not None and g.needs(v)]
+    if node.op_type in ("Mul", "Div") and dims(copy.inputs[computed[0]]) == dims(copy.outputs[0]):
+        return [dys[0] if i in computed else None for i in range(len(node.inputs))]
     ratio = g.op("Div", dys[0], stabilised(g, copy.outputs[0]))
     shares = zip(copy.inputs, pulled_back(g, node, copy, [ratio]), strict=True)
     return [None if dx is None or x is None else g.op("Mul", dx, x) for x, dx in shares]
@@ -200,7 +203,7 @@ def passed(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents
 
 
 FLOWS: dict[Flow, Rule] = {
-    Flow.ADDS: added, Flow.PASSES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
+    Flow.PASSES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
 }  # fmt: skip
 
 
@@ -216,9 +219,12 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
         entry = find(node)
         if entry is None or entry.lrp is None:
             raise Unsupported(f"{where(node)} has no relevance rule")
-        check_linear(g, node, copy, entry.lrp)
-        if entry.lrp is not Flow.WEIGHS:
+        if entry.lrp not in (Flow.WEIGHS, Flow.ADDS):
             return FLOWS[entry.lrp](g, node, copy, dys)
+        if not is_linear(g, node, copy):
+            return gated(g, node, copy, must(dys[0]))
+        if entry.lrp is Flow.ADDS:
+            return added(g, node, copy, dys)
         is_convolution = node.op_type in ("Conv", "ConvTranspose")
         layer = (convolution or dense) if is_convolution else dense
         if first is not None and is_convolution and reads_pixels(node):
@@ -228,14 +234,40 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
     return rule
 
 
-def check_linear(g: Tape, node: ir.Node, copy: ir.Node, flow: Flow) -> None:
-    """Raise Unsupported where computed values are multiplied, or divided by: no rule says which of them gets what."""
+def is_linear(g: Tape, node: ir.Node, copy: ir.Node) -> bool:
+    """Whether an op is linear in all of its computed inputs together: none is multiplied with another, or divides."""
     entry = find(node)
-    if flow not in (Flow.WEIGHS, Flow.ADDS) or entry is None or entry.ray is None:
-        return
+    assert entry is not None and entry.ray is not None
     rays = [Ray.HOMOGENEOUS if v is not None and g.needs(v) else None for v in copy.inputs]
-    if entry.ray(node, rays) is Ray.CURVED:
+    return entry.ray(node, rays) is not Ray.CURVED
+
+
+def gated(g: Tape, node: ir.Node, copy: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """A signal times a gate: the signal gets all of it (Arras et al. 2017).
+
+    Raises Unsupported where it is not told which of two factors is the gate.
+    """
+    gates = [i for i, v in enumerate(node.inputs) if is_gate(v)]
+    if node.op_type != "Mul" or len(gates) != 1:
         raise Unsupported(f"{where(node)} is not linear in its computed inputs: no relevance rule shares it out")
+    gate = must(copy.inputs[gates[0]])
+    nothing = g.op("Unsqueeze", g.op("Mul", gate, g.f32(0)), g.i64([0]))
+    everything = g.unbroadcast(dy, must(copy.inputs[1 - gates[0]]), copy.outputs[0])
+    return [nothing if i in gates else everything for i in range(2)]
+
+
+GATES = {"Sigmoid", "HardSigmoid", "Erf"}
+
+
+def is_gate(value: ir.Value | None) -> bool:
+    """Whether a sigmoid or an error function made it, wherever its places went since, scaled or shifted (Gelu)."""
+    node = None if value is None else value.producer()
+    entry = None if node is None else find(node)
+    if node is None or entry is None:
+        return False
+    computed = [v for v in node.inputs if v is not None and v.const_value is None]
+    is_same = entry.lrp is Flow.MOVES or node.op_type in ("Add", "Mul", "Div")
+    return node.op_type in GATES or (is_same and len(computed) == 1 and is_gate(computed[0]))
 
 
 def reads_pixels(node: ir.Node) -> bool:

@@ -198,8 +198,8 @@ def region_perturbation(
 
     region  pixels along a side of a region of the grid; by default an eighth of the image's longer side
     steps   L, the regions that are replaced; by default all of them
-    fill    what they are replaced by: a value, an array that fits an image, or None for uniform noise between the
-            smallest and the largest value of the images, the same for every method with this seed
+    fill    what they are replaced by: a value, an array that fits the images, or None for uniform noise between their
+            smallest and largest value, the same for every method with this seed
     """
     grid = regions(watched.size, region)
     order = region_order(watched.checked(maps), grid)
@@ -219,7 +219,8 @@ def random_perturbation(
     grid = regions(watched.size, region)
     n, most = len(watched.images), int(grid.max()) + 1
     draw = (np.random.default_rng([seed, o]).random((n, most)).argsort(axis=1) for o in range(orders))
-    return np.stack([perturbed(watched, order, grid, steps, fill, seed) for order in draw])
+    found = [perturbed(watched, order, grid, steps, fill, seed) for order in draw]
+    return np.stack(found) if found else np.empty((0, n, (most if steps is None else min(steps, most)) + 1))
 
 
 def perturbed(watched: Watched, order: Ints, grid: Ints, steps: int | None, fill: Fill, seed: int) -> F64:
@@ -233,11 +234,16 @@ def perturbed(watched: Watched, order: Ints, grid: Ints, steps: int | None, fill
 
 def regions(size: tuple[int, int], side: int | None) -> Ints:
     """The number of the region that each pixel lies in, [h, w]; those at the right and lower end may be smaller."""
-    side = -(-max(size) // ACROSS) if side is None else side
+    side = eighth(size) if side is None else side
     if not 1 <= side <= max(size):
         raise UsageError(f"regions of {side} pixels do not fit images of {size[0]}×{size[1]}")
     down, across = (np.arange(n) // side for n in size)
     return down[:, None] * (across[-1] + 1) + across
+
+
+def eighth(size: tuple[int, int]) -> int:
+    """Pixels along a side of a region where no other is asked for."""
+    return -(-max(size) // ACROSS)
 
 
 def region_order(maps: NDArray[Any], grid: Ints) -> Ints:

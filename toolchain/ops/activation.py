@@ -352,6 +352,7 @@ function(
     "Erf",
     lambda g, n, x, y: g.op("Mul", g.f32(2 / math.sqrt(math.pi)), g.op("Exp", g.op("Neg", square(g, x)))),
     lite=lambda w, n: w.give(n.outputs[0], erf(w, w.input(n.inputs[0]))),
+    lrp=Flow.PASSES,
 )
 function("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
 function("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))

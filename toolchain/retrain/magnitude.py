@@ -30,6 +30,7 @@ from toolchain.retrain.recipe import Recipe
 from toolchain.retrain.training import Progress, retrain
 from toolchain.validate import read_bytes
 
+SERIES = "series.json"  # beside the rounds: what they depend on
 Weights = Mapping[str, NDArray[Any]]
 
 
@@ -111,10 +112,16 @@ def rounds(
     """The network as it is and after each round, written to `folder`/round-NN.onnx; rounds that lie there are read.
 
     A series that was stopped goes on to the same bits: in the round that it was in, from that round's checkpoint.
-    Raises UsageError where `folder` holds another series, OutOfReach for a round that would leave no weight.
+    Raises UsageError for a share outside 0..1 or where `folder` holds another series, OutOfReach for a round that would
+    leave no weight.
     """
+    if not 0 < share < 1:
+        raise UsageError(
+            f"a share of {share:g} cannot go in each round", way_out="Give one between 0 and 1, such as 20%"
+        )
     recipe = replace(recipe, keep_zeros=True)
-    same_series(folder, about_run(model, samples, validation, recipe, teacher, augment) | {"share": share})
+    about = about_run(model, samples, validation, recipe, teacher, augment) | {"share": share}
+    check_series(folder / SERIES, about)
     network, total = model, sum(w.size for w in weights_of(model, recipe.frozen).values())
     if not total:
         raise UsageError("no weight is free to be pruned", way_out="Give fewer --freeze")
@@ -129,18 +136,15 @@ def rounds(
                 reset(model, kept), samples, validation, recipe,
                 teacher=teacher, checkpoint=checkpoint, augment=augment, progress=progress,
             )  # fmt: skip
+            write_text(folder / SERIES, json.dumps(about, indent=1) + "\n")
             save(network, path)
             checkpoint.unlink()
         network = load(path)
         yield Round(number, (left(weights_of(network, recipe.frozen)), total), network)
 
 
-def same_series(folder: Path, about: dict[str, Any]) -> None:
-    """Note what a series depends on; raises UsageError where the folder holds one that depends on anything else."""
-    path = folder / "series.json"
-    if not path.exists():
-        write_text(path, json.dumps(about, indent=1) + "\n")
-        return
-    held = json.loads(read_bytes(path, "what a series of rounds depends on"))
+def check_series(path: Path, about: dict[str, Any]) -> None:
+    """Raise UsageError where rounds lie there that depend on anything else."""
+    held = json.loads(read_bytes(path, "what a series of rounds depends on")) if path.exists() else about
     for name in (n for n in about if held.get(n) != about[n]):
-        raise UsageError(f"holds other rounds: their {name} differs", str(folder), "Give another folder")
+        raise UsageError(f"holds other rounds: their {name} differs", str(path.parent), "Give another folder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -37,15 +37,9 @@ def heatmap_grid(
     each, ((_, x),) = max(1, COLUMNS // max(len(names), 1)), samples.inputs.items()
     picked = [int(i) for k in names for i in np.flatnonzero(samples.labels == k)[:each]]
     x, own = x[picked], samples.labels[picked]
-    made: dict[str, F32] = {}
-    lacking: dict[str, str] = {}
-    for method in methods or METHODS:
-        try:
-            made[method] = heatmaps(model, method, x, own, layer=at, seed=seed, threads=threads)
-        except Unsupported as error:
-            if methods:
-                raise
-            lacking[method] = error.what
+    made, lacking = by_method(
+        lambda method: heatmaps(model, method, x, own, layer=at, seed=seed, threads=threads), methods
+    )
     block = -(-max(x.shape[2:]) // MOST_BLOCKS)
     called = [names[int(k)] for k in own]
     images = [picture(image) for image in x]
@@ -67,12 +61,26 @@ def heatmap_grid(
         f"What each pixel says for (orange) and against (blue) the image's own class by each method, each map on a "
         f"scale of its own: the first images of each class in {samples.name}."
         + (f" Class activation maps weigh the channels of '{where}'." if where else "")
+        + "".join(f" No image is of class {name}." for k, name in names.items() if k not in own)
         + "".join(f" No {method}: {why}." for method, why in lacking.items())
     )
     chart = Gallery(tuple(images), tuple(titles), tuple(picked * (1 + len(made))), columns=max(len(x), 1))
     sources = tuple((method, METHODS[method].source) for method in made)
     title, source = "Heatmaps", "Ranguelova; Lukkien, eq. 2.4-2.6"
     return Figure("heatmaps", title, source, caption, chart, table=tuple(rows), facts=(("layer", where), *sources))
+
+
+def by_method(maps_of: Callable[[str], F32], methods: Sequence[str]) -> tuple[dict[str, F32], dict[str, str]]:
+    """({method: its maps}, {method: why there are none}); raises Unsupported for one that was asked for by name."""
+    made, lacking = dict[str, F32](), dict[str, str]()
+    for method in methods or METHODS:
+        try:
+            made[method] = maps_of(method)
+        except Unsupported as error:
+            if methods:
+                raise
+            lacking[method] = error.what
+    return made, lacking
 
 
 def picture(image: F32) -> F32:

@@ -7,10 +7,11 @@ const RAMPS = { // from 0 to 1, and from −1 over 0 to 1
 };
 const SIZES = { small: 24, medium: 44, large: 72 };
 const LABEL = 196; // pixels before the maps of a row
-const HEAD = 104; // pixels above the rows
+const HEAD = Math.min(104, 26 + 7 * Math.max(...page.classes.map((name) => name.length))); // pixels above the rows
 const WIDE = 4096; // pixels of maps that are drawn at once
 const MOST_TILES = 24; // classes whose maps are shown large
 const MOST_LINES = 100; // classes in the table of a kernel
+const MOST_FINDINGS = 200; // lines of the list of findings
 const dark = matchMedia("screen and (prefers-color-scheme: dark)"); // false on paper, and says when that changes
 
 let state = {}, layer, kernels = [], rows = new Map(), ramps;

@@ -35,11 +35,13 @@ function update() {
   state = stateOf(address);
   layer = layerNamed(state.layer);
   setColours();
+  if (state.layer !== before.layer) showFindings();
   if (LISTS.some((p) => state[p] !== before[p]) || (state.class !== before.class && SORTS[state.sort].isOfClass)) {
     if (state.layer !== before.layer) $("list").scrollTop = 0;
     showList();
   }
   showControls();
+  fit();
   for (const made of document.querySelectorAll(".row[aria-selected=true]")) made.setAttribute("aria-selected", "false");
   reveal(state.kernel);
   showRows();
@@ -73,11 +75,29 @@ function showControls() {
   const size = layer.positions > 1 ? `${layer.size.join("×")} positions${layer.block > 1 ? `, pooled ${layer.block}×${layer.block} to be shown` : ""}` : "Dense units";
   const value = SORTS[state.sort].value ? SORTS[state.sort].words : SORTS.selectivity.words;
   $("about").textContent = `${size}. Beside the number: ${value}.`;
-  $("findings").replaceChildren(...layer.findings.map((f) => element("li", {},
-    f.kernels.length ? element("a", { href: `#${new URLSearchParams({ ...state, show: f.kind, kernel: f.kernels[0] })}` }, f.kind) : element("b", {}, f.kind),
-    ` ${f.words}`)));
-  $("findings-box").hidden = !layer.findings.length;
-  $("findings-count").textContent = `Findings (${count(layer.findings.length)})`;
+}
+
+/** The findings of the layer; one about kernels leads to the first of them. */
+function showFindings() {
+  const line = (f) => {
+    if (!f.kernels.length) return element("li", {}, element("b", {}, f.kind), ` ${f.words}`);
+    const to = { layer: layer.name, show: f.kind, kernel: f.kernels[0] };
+    const follow = (event) => { event.preventDefault(); go(to); };
+    return element("li", {}, element("a", { href: `#${new URLSearchParams(to)}`, onclick: follow }, f.kind), ` ${f.words}`);
+  };
+  const all = layer.findings, more = all.length - MOST_FINDINGS;
+  $("findings").replaceChildren(...all.slice(0, MOST_FINDINGS).map(line),
+    ...(more > 0 ? [element("li", {}, `and ${count(more)} more: choose what to show above.`)] : []));
+  $("findings-box").hidden = !all.length;
+  $("findings-count").textContent = `Findings (${count(all.length)})`;
+}
+
+/** Let both halves of the page end with the window, but for a window that is too low or too narrow. */
+function fit() {
+  const room = innerHeight - $("list").getBoundingClientRect().top - scrollY - 16;
+  document.body.style.setProperty("--room", `${Math.max(room, 380)}px`);
+  document.body.style.setProperty("--head", `${HEAD}px`);
+  document.body.style.setProperty("--label", `${LABEL}px`);
 }
 
 for (const id of ["layer", "map", "sort", "class", "show", "size"]) {
@@ -127,6 +147,7 @@ addEventListener("hashchange", () => {
   address = location.hash;
   update();
 });
-addEventListener("resize", () => showRows());
+addEventListener("resize", () => { fit(); showRows(); });
+addEventListener("toggle", () => { fit(); showRows(); }, { capture: true });
 dark.addEventListener("change", () => { setColours(); showRows(true); showKernel(); });
 update();

@@ -88,9 +88,9 @@ const SORTS = {
   selectivity: { words: "selectivity s(k)", value: (l, k) => l.selectivity[k] },
   class: { words: "selectivity for the class", isOfClass: true, value: (l, k, c) => at(l.selective, l, k, c) },
   occurrence: { words: "occurrence in the class", isOfClass: true, value: (l, k, c) => at(l.occurrence, l, k, c) },
-  rank: { words: "rank: attribution to −loss", isAttributed: true, value: (l, k) => l.attributed.rank[k] },
+  rank: { words: "rank, −E of the loss", isAttributed: true, value: (l, k) => l.attributed.rank[k] },
   attribution: {
-    words: "attribution to the class", isOfClass: true, isAttributed: true,
+    words: "attribution E to the class", isOfClass: true, isAttributed: true,
     value: (l, k, c) => at(l.attributed.expected, l, k, c),
   },
 };
