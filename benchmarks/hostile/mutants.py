@@ -12,6 +12,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -212,7 +213,7 @@ def in_json(raw: bytes, draw: Draw) -> bytes:
             there, which = places[draw.integers(len(places))]
             holder[key] = json.loads(json.dumps(there[which]))
         else:
-            holder[key] = ODD[draw.integers(len(ODD))]
+            holder[key] = deepcopy(ODD[draw.integers(len(ODD))])
     return json.dumps(root[0]).encode()
 
 
