@@ -545,6 +545,13 @@ def test_an_input_that_cannot_be_fed_is_told(info: Any, kind: Any, message: str,
     refused(written(tmp_path, with_input(info)), kind, message)
 
 
+@pytest.mark.parametrize("shape", [(1, 1 << 70), (1, 1 << 40)])
+def test_an_input_that_no_memory_holds_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = written(tmp_path, with_input(helper.make_tensor_value_info("x", F, ["N", "M"])))
+    with pytest.raises(BadInput, match="input 'x' takes"):
+        load(path, {"x": shape})
+
+
 def test_an_open_shape_may_be_given(tmp_path: Path) -> None:
     path = written(tmp_path, with_input(helper.make_tensor_value_info("x", F, ["N", "M"])))
     assert load(path, {"x": (1, 4)}).inputs == {"x": (4,)}

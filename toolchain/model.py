@@ -9,6 +9,7 @@ the graph does not allow that, or would mix samples then, the batch stays as it 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from toolchain.plain import parameter, simplify, targets
 from toolchain.validate import check_graph, check_parameters, read_proto
 
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it says of a file goes to nobody's terminal
+LARGEST_INPUT = 1 << 32  # numbers of one sample
 LARGE = 1024  # bytes; smaller parameters say shapes and axes, which the lift has to read
 OPSET = 20  # older files are lifted to it; the op table holds from here to NEWEST
 NEWEST = 26
@@ -268,6 +270,9 @@ def settle(graph: ir.Graph, given: dict[str, tuple[int, ...]], path: Path) -> tu
     Returns the batch, and what holds it where it is not free.
     """
     inputs = {v: input_shape(v, given, path) for v in graph.inputs}
+    for value, shape in inputs.items():
+        if (count := math.prod(d or 1 for d in shape)) > LARGEST_INPUT:
+            raise BadInput(f"input '{value.name}' takes {count:,} numbers, limit {LARGEST_INPUT:,}", str(path))
     firsts = {s[0] for s in inputs.values() if s}
     if None in firsts and firsts != {None}:
         raise UsageError(f"the inputs of {path.name} disagree on the batch", way_out="Give --shape for each")
