@@ -94,6 +94,7 @@ BAD = {
     "no array": (arrays(x=None, z=x4), "has no array 'image'"),
     "shape": (arrays(x=x4[:, :, :8]), r"is \(N, 1, 8, 32\), the model wants \(N, 1, 32, 32\)"),
     "NaN": (arrays(x=np.where(x4 > 0.5, np.nan, x4)), "NaN"),
+    "unicode number": (arrays(y=np.array(["a"] * 4)), "class numbers are needed"),
     "pickle": (arrays(y=np.array([object()] * 4)), "pickles are off"),
     "text": (arrays(x=np.full(x4.shape, "a")), "numbers are needed"),
     "labels too many": (arrays(y=np.zeros(5, np.int64)), r"labels are \(5,\)"),
@@ -117,6 +118,29 @@ def test_a_zip_bomb_is_refused_before_it_expands(model: Model, tmp_path: Path, m
         archive.writestr("x.npy", bytes(1 << 20))
     monkeypatch.setattr("toolchain.arrays.LARGEST", 1 << 16)
     with pytest.raises(BadInput, match="expands to"):
+        load_samples(tmp_path / "d.npz", model)
+
+
+HEADER = "{'descr': '%s', 'fortran_order': False, 'shape': %s}"
+
+
+@pytest.mark.parametrize(
+    ("descr", "shape", "says"),
+    [
+        ("<f4", "(1099511627776, 1, 8, 8)", "array 'x': declares 262,144.0 GiB but stores 16 bytes"),
+        ("<f4", "(-4,)", "array 'x': declares"),
+        ("|O", "(2,)", "pickles are off"),
+        ("<f4", "(((((((((", "is not an .npz file"),
+        ("[('a',", "(2,)", "is not an .npz file"),
+    ],
+)
+def test_an_array_that_is_not_what_its_header_says_is_refused_before_it_is_read(
+    descr: str, shape: str, says: str, model: Model, tmp_path: Path
+):
+    told = (HEADER % (descr, shape)).encode().ljust(118) + b"\n"
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\0" + len(told).to_bytes(2, "little") + told + bytes(16))
+    with pytest.raises(BadInput, match=says):
         load_samples(tmp_path / "d.npz", model)
 
 

@@ -351,7 +351,7 @@ def add_weight(name: str) -> Callable[[onnx.ModelProto], None]:
         (lambda p: p.graph.ClearField("node"), "output 'y' is never made"),
         (rewire(0, "input", 1, "V"), "Gemm 'a'"),  # [N, 4] x [3, 4]
         (lambda p: p.graph.node[1].ClearField("input"), "Relu 'b'"),
-        (lambda p: p.graph.node[1].ClearField("output"), "reads 'r', which nothing makes"),
+        (lambda p: p.graph.node[1].ClearField("output"), "Relu 'b' makes nothing"),
         (lambda p: p.ClearField("opset_import"), "opset"),
         (lambda p: p.ClearField("graph"), "it has no graph"),
     ],
@@ -394,6 +394,50 @@ def test_a_chain_of_20000_nodes_is_read(turned: bool, tmp_path: Path) -> None:
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     assert len(load(written(tmp_path, proto)).graph) == n
+
+
+def with_sparse(proto: onnx.ModelProto) -> None:
+    values, places = numpy_helper.from_array(np.ones(1, np.float32), "S"), numpy_helper.from_array(np.array([0]))
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [3]))
+
+
+def unasked(proto: onnx.ModelProto) -> None:
+    proto.graph.node[1].device_configurations.add(configuration_id="none")
+
+
+@pytest.mark.parametrize(
+    ("proto", "kind", "message"),
+    [
+        (changed(lambda p: p.graph.node[1].ClearField("output")), BadInput, "Relu 'b' makes nothing"),
+        (changed(with_sparse), Unsupported, "tensor 'S' is sparse"),
+        (
+            changed(lambda p: p.graph.initializer.add(name="T", data_type=TensorProto.STRING, dims=[3])),
+            BadInput,
+            "tensor 'T': declares 3 texts but stores 0",
+        ),
+        (
+            changed(lambda p: setattr(p.graph.node[1], "domain", "mars")),
+            BadInput,
+            "Relu 'b': is of the domain 'mars', which has no opset",
+        ),
+    ],
+    ids=["no outputs", "sparse", "texts", "domain"],
+)  # fmt: skip
+def test_what_only_a_mutant_says_is_refused_by_name(
+    proto: onnx.ModelProto, kind: type[JettisonError], message: str, tmp_path: Path
+) -> None:
+    refused(written(tmp_path, proto), kind, message)
+
+
+def test_devices_that_a_node_once_ran_on_do_not_count(tmp_path: Path) -> None:
+    assert load(written(tmp_path, changed(unasked))).to_bytes() == load(written(tmp_path, sound())).to_bytes()
+
+
+def test_a_parameter_has_the_shape_of_its_numbers(tmp_path: Path) -> None:
+    """Even if the file lists it as an input of another shape, or of none."""
+    proto = changed(lambda p: p.graph.input.append(helper.make_tensor_value_info("W", F, None)))
+    model = load(written(tmp_path, proto))
+    assert model.graph.initializers["W"].shape == (4, 3)
 
 
 # ---- versions, domains, control flow -------------------------------------------------------------------------------
@@ -499,6 +543,13 @@ def with_input(info: onnx.ValueInfoProto) -> onnx.ModelProto:
 )
 def test_an_input_that_cannot_be_fed_is_told(info: Any, kind: Any, message: str, tmp_path: Path) -> None:
     refused(written(tmp_path, with_input(info)), kind, message)
+
+
+@pytest.mark.parametrize("shape", [(1, 1 << 70), (1, 1 << 40)])
+def test_an_input_that_no_memory_holds_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = written(tmp_path, with_input(helper.make_tensor_value_info("x", F, ["N", "M"])))
+    with pytest.raises(BadInput, match="input 'x' takes"):
+        load(path, {"x": shape})
 
 
 def test_an_open_shape_may_be_given(tmp_path: Path) -> None:

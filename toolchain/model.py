@@ -8,6 +8,8 @@ the graph does not allow that, or would mix samples then, the batch stays as it 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,8 @@ from toolchain.opset import lowered, own_opset
 from toolchain.plain import parameter, simplify, targets
 from toolchain.validate import check_graph, check_parameters, read_proto
 
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it says of a file goes to nobody's terminal
+LARGEST_INPUT = 1 << 32  # numbers of one sample
 LARGE = 1024  # bytes; smaller parameters say shapes and axes, which the lift has to read
 OPSET = 20  # older files are lifted to it; the op table holds from here to NEWEST
 NEWEST = 26
@@ -161,13 +165,19 @@ def unloaded(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, ir.Tens
 
 
 def reload(graph: ir.Graph, weights: dict[str, ir.Tensor | None]) -> None:
-    """Give the values that stand for large parameters their arrays; all parameters in the file's order."""
+    """Give the values that stand for large parameters their arrays; all parameters in the file's order.
+
+    Their shapes and types are those of the arrays: what else a file says of them, or leaves out, does not count.
+    """
     values = {str(v.name): v for v in (*graph.inputs, *graph.initializers.values())}
     for name in [n for n in weights if n in values]:
         value, tensor = values[name], weights[name]
         value.const_value = value.const_value if tensor is None else tensor
         graph.initializers.pop(name, None)
         graph.initializers[name] = value
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.type = ir.TensorType(value.const_value.dtype)
 
 
 def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -262,6 +272,9 @@ def settle(graph: ir.Graph, given: dict[str, tuple[int, ...]], path: Path) -> tu
     Returns the batch, and what holds it where it is not free.
     """
     inputs = {v: input_shape(v, given, path) for v in graph.inputs}
+    for value, shape in inputs.items():
+        if (count := math.prod(d or 1 for d in shape)) > LARGEST_INPUT:
+            raise BadInput(f"input '{value.name}' takes {count:,} numbers, limit {LARGEST_INPUT:,}", str(path))
     firsts = {s[0] for s in inputs.values() if s}
     if None in firsts and firsts != {None}:
         raise UsageError(f"the inputs of {path.name} disagree on the batch", way_out="Give --shape for each")

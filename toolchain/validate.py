@@ -109,9 +109,7 @@ def load_external(tensor: onnx.TensorProto, path: Path) -> None:
 def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     """Tensors hold what they say, values are made once and before they are used; unsorted nodes are sorted."""
     graph = proto.graph
-    for owner in (graph, *branches(graph.node, path, 1), *proto.functions):
-        for node in owner.node:
-            check_node(node, path)
+    check_nodes(proto, path)
     if not graph.output:
         raise BadInput("the graph has no output", str(path))
     for tensor in tensors_of(proto, path):
@@ -134,6 +132,19 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
             raise BadInput(f"output '{output.name}' is never made", str(path))
 
 
+def check_nodes(proto: onnx.ModelProto, path: Path) -> None:
+    """Every node, those of branches and functions too, can be read, and its domain has an opset."""
+    known = {o.domain for o in proto.opset_import} | {"", "ai.onnx"}
+    for node in proto.graph.node:
+        if node.domain not in known:
+            where = f"{path}: {node.op_type} '{node.name}'"
+            raise BadInput(f"is of the domain '{node.domain}', which has no opset", where)
+    for owner in (proto.graph, *branches(proto.graph.node, path, 1), *proto.functions):
+        for node in owner.node:
+            check_node(node, path)
+            node.ClearField("device_configurations")  # on which of several devices it ran: nothing here reads it
+
+
 def given_names(graph: onnx.GraphProto, path: Path) -> set[str]:
     """Names of inputs and initializers, each given once; and "", an input that is left out."""
     for value in graph.input:
@@ -148,10 +159,12 @@ def given_names(graph: onnx.GraphProto, path: Path) -> set[str]:
 
 
 def check_node(node: onnx.NodeProto, path: Path) -> None:
-    """Names are text, and attributes are of a kind."""
+    """Names are text, attributes are of a kind, and it makes something."""
     names = (node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute))
     if not all(isinstance(n, str) for n in names):  # protobuf hands out what is no UTF-8 as bytes
         raise BadInput(f"a name at {node.op_type!r} {node.name!r} is no text", str(path))
+    if not any(node.output):
+        raise BadInput(f"{node.op_type} '{node.name}' makes nothing", str(path))
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
             raise BadInput(f"attribute '{attribute.name}' of {node.op_type} '{node.name}' has no type", str(path))
@@ -222,6 +235,8 @@ def check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
         raise BadInput(f"has the unknown data type {tensor.data_type}", where)
     if tensor.data_type == onnx.TensorProto.STRING:
+        if math.prod(tensor.dims) != len(tensor.string_data):
+            raise BadInput(f"declares {math.prod(tensor.dims):,} texts but stores {len(tensor.string_data):,}", where)
         return
     bits = math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth
     if tensor.HasField("raw_data"):

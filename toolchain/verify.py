@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from toolchain.session import run, session
 NARROWED = " (norms over what is kept)"
 TOLERANCE = 1e-5  # of the largest output: float32 sums over a thousand terms round to about 1e-6
 BATCH = 32
+MOST = 1 << 24  # numbers that probes hold: 16 of them for any image
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def approximation(
 
 
 def probes(model: Model, n: int = 16, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Seeded standard normal inputs, where no samples are at hand, [n, *s] each."""
+    """Seeded standard normal inputs, where no samples are at hand, [n, *s] each; fewer where one of them is large."""
     generator = np.random.default_rng(seed)
+    n = min(n, max(1, MOST // max(1, sum(map(math.prod, model.inputs.values())))))
     count = n if model.batch == "free" else int(model.batch) * max(1, n // int(model.batch))
     return {name: generator.standard_normal((count, *shape)).astype(np.float32) for name, shape in model.inputs.items()}

@@ -47,13 +47,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # file, or its ending -> commands that
     "board.toml": ("targets show MUTANT", f"targets estimate {MAIN} --target MUTANT"),
     ".tflite": ("inspect MUTANT", "inspect MUTANT --memory"),
     ".onnx": MODELS,
-}  # fmt: skip
+}
 RUNS = {  # in place of these, one time in 50: commands that run what they read
     ".onnx": (
-        "export MUTANT --to onnx,tflite -o out", "rank MUTANT --data data.npz --criterion taylor --samples 4 -o out.npz",
+        "export MUTANT --to onnx,tflite -o out",
+        "rank MUTANT --data data.npz --criterion taylor --samples 4 -o out.npz",
     ),
     ".tflite": (f"verify {MAIN} MUTANT",),
-}  # fmt: skip
+}
 SHARES = {".onnx": 12, ".npz": 3, ".json": 3, ".toml": 3, ".tflite": 3}  # of the mutants
 RARE = 50
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -133,10 +134,8 @@ def ran(main: Callable[[list[str]], object], words: list[str], folder: str, seco
         if not pid:
             child(lambda: main(words), folder, seconds, memory, out.fileno(), err.fileno())
         _, status, used = os.wait4(pid, 0)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # what it started
-        except ProcessLookupError:
-            pass
         took = time.monotonic() - begun
         said = [text(stream) for stream in (out, err)]
     ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0

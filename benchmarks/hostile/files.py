@@ -1,4 +1,4 @@
-"""Model files that are broken or mean harm, each by a name that says how; the same for every tool that is tried on them."""
+"""Model files that are broken or mean harm, each by a name that says how; the same for every tool."""
 
 from __future__ import annotations
 
@@ -126,6 +126,33 @@ def with_sparse(proto: onnx.ModelProto) -> None:
     between(proto, helper.make_node("Add", ["i", "S"], ["bridge"]))
 
 
+def resized(proto: onnx.ModelProto) -> None:
+    """An activation that is 3.6 billion times as large."""
+    proto.graph.node.insert(5, helper.make_node("Resize", ["e", "", "scales"], ["wide"], name="bomb"))
+    proto.graph.node[6].input[0] = "wide"
+    hold(proto, scales=np.array([1, 1, 60_000, 60_000], np.float32))
+
+
+def tiled(proto: onnx.ModelProto) -> None:
+    """An activation that is 4 billion times as large, and summed at once."""
+    nodes = [helper.make_node("Tile", ["i", "many"], ["tiled"], name="bomb")]
+    nodes.append(helper.make_node("ReduceSum", ["tiled"], ["summed"]))
+    between(proto, *nodes, helper.make_node("Mul", ["i", "summed"], ["bridge"]))
+    hold(proto, many=np.array([1, 1 << 32], np.int64))
+
+
+def mysterious(proto: onnx.ModelProto) -> None:
+    """An op that only its maker knows."""
+    between(proto, helper.make_node("Mystery", ["i"], ["bridge"], domain="com.acme"))
+    proto.opset_import.append(helper.make_opsetid("com.acme", 1))
+
+
+def misnamed(proto: onnx.ModelProto) -> None:
+    """Names that would write to a terminal, a page or a spreadsheet."""
+    proto.graph.node[0].name = "\x1b[31m=cmd()|<script>\n../x"
+    proto.graph.node[0].input[1] = tensor(proto, "W1").name = "\x1b]0;x\x07|<script>=cmd()"
+
+
 def edited(name: str, **fields: Any) -> Edit:
     """Fields of a tensor set."""
 
@@ -165,23 +192,40 @@ def contents() -> dict[str, bytes]:
     noise = np.random.default_rng(0).bytes(4096)
     big = lambda *sizes: np.array(sizes, np.int64)
     return {
-        "empty": b"", "truncated": whole[: len(whole) // 2], "noise": noise, "text": b"<html>404</html>",
-        "lite": b"\x1c\0\0\0TFL3" + bytes(64), "zip": zipped(data=b"x"), "pickle": b"\x80\x02}q\x00.",
-        "above": elsewhere(location="../secret.bin"), "absolute": elsewhere(location="/etc/passwd"),
-        "symlink": elsewhere(location="link.bin"), "through": elsewhere(location="linked/secret.bin"),
-        "hardlink": elsewhere(location="hard.bin"), "device": elsewhere(location="/dev/zero"),
-        "fifo": elsewhere(location="pipe"), "gone": elsewhere(location="gone.bin"),
-        "negative offset": elsewhere(location="w.bin", offset=-8), "word offset": elsewhere(location="w.bin", offset="x"),
-        "far offset": elsewhere(location="w.bin", offset=1_000_000), "long": elsewhere(location="w.bin", length=1 << 40),
+        "empty": b"",
+        "truncated": whole[: len(whole) // 2],
+        "noise": noise,
+        "text": b"<html>404</html>",
+        "lite": b"\x1c\0\0\0TFL3" + bytes(64),
+        "zip": zipped(data=b"x"),
+        "pickle": b"\x80\x02}q\x00.",
+        "above": elsewhere(location="../secret.bin"),
+        "absolute": elsewhere(location="/etc/passwd"),
+        "symlink": elsewhere(location="link.bin"),
+        "through": elsewhere(location="linked/secret.bin"),
+        "hardlink": elsewhere(location="hard.bin"),
+        "device": elsewhere(location="/dev/zero"),
+        "fifo": elsewhere(location="pipe"),
+        "gone": elsewhere(location="gone.bin"),
+        "negative offset": elsewhere(location="w.bin", offset=-8),
+        "word offset": elsewhere(location="w.bin", offset="x"),
+        "far offset": elsewhere(location="w.bin", offset=1_000_000),
+        "long": elsewhere(location="w.bin", length=1 << 40),
         "short": elsewhere(location="w.bin", offset=0, length=8),
-        "small raw": changed(edited("W2", dims=[80, 80, 3, 3])), "negative dims": changed(edited("W2", dims=[-8, 8, 3, 3])),
-        "overflow": changed(edited("W2", dims=[1 << 62, 4])), "beyond memory": changed(edited("W2", dims=[30_000, 1_000_000])),
+        "small raw": changed(edited("W2", dims=[80, 80, 3, 3])),
+        "negative dims": changed(edited("W2", dims=[-8, 8, 3, 3])),
+        "overflow": changed(edited("W2", dims=[1 << 62, 4])),
+        "beyond memory": changed(edited("W2", dims=[30_000, 1_000_000])),
         "unknown dtype": changed(edited("W2", data_type=99)),
         "string input": with_input(info("x", TensorProto.STRING, ["N", 4])),
         "sequence input": with_input(helper.make_tensor_sequence_value_info("x", F, ["N", 4])),
-        "optional input": with_input(helper.make_value_info("x", helper.make_optional_type_proto(helper.make_tensor_type_proto(F, [1])))),
-        "sparse input": with_input(helper.make_sparse_tensor_value_info("x", F, ["N", 4])), "sparse": changed(with_sparse),
-        "nan": changed(with_number("W2", np.nan)), "inf": changed(with_number("W2", np.inf)),
+        "optional input": with_input(
+            helper.make_value_info("x", helper.make_optional_type_proto(helper.make_tensor_type_proto(F, [1])))
+        ),
+        "sparse input": with_input(helper.make_sparse_tensor_value_info("x", F, ["N", 4])),
+        "sparse": changed(with_sparse),
+        "nan": changed(with_number("W2", np.nan)),
+        "inf": changed(with_number("W2", np.inf)),
         "cycle": changed(lambda p: p.graph.node[2].input.__setitem__(0, "e")),
         "dangling": changed(lambda p: p.graph.node[2].input.__setitem__(0, "nobody")),
         "twice": changed(lambda p: p.graph.node[2].output.__setitem__(0, "b")),
@@ -190,21 +234,27 @@ def contents() -> dict[str, bytes]:
         "opset 99": changed(lambda p: setattr(p.opset_import[0], "version", 99)),
         "opset 5": changed(lambda p: setattr(p.opset_import[0], "version", 5)),
         "IR 99": changed(lambda p: setattr(p, "ir_version", 99)),
-        "custom": changed(lambda p: (between(p, make("Mystery", ["i"], ["bridge"], domain="com.acme")), p.opset_import.append(helper.make_opsetid("com.acme", 1)))),
+        "custom": changed(mysterious),
         "unknown op": changed(lambda p: between(p, make("Relux", ["i"], ["bridge"], name="odd"))),
         "branches": parsed("branches.onnx").SerializeToString(),
-        "open shape": with_input(info("x", F, ["N", 1, None, None])), "no rank": with_input(info("x", F, None)),
+        "open shape": with_input(info("x", F, ["N", 1, None, None])),
+        "no rank": with_input(info("x", F, None)),
         "ConstantOfShape": bomb(make("ConstantOfShape", ["z"], ["grown"], name="bomb"), z=big(1 << 20, 1 << 20)),
         "Expand": bomb(make("Expand", ["one", "z"], ["grown"], name="bomb"), one=one, z=big(1 << 40, 2)),
         "Tile": bomb(make("Tile", ["one", "z"], ["grown"], name="bomb"), one=one, z=big(1 << 35)),
-        "Resize": changed(lambda p: (hold(p, sc=np.array([1, 1, 60_000, 60_000], np.float32)), p.graph.node.insert(5, make("Resize", ["e", "", "sc"], ["e9"], name="bomb")), p.graph.node[6].input.__setitem__(0, "e9"))),
-        "tiled activation": changed(lambda p: (hold(p, z=big(1, 1 << 32)), between(p, make("Tile", ["i", "z"], ["tiled"], name="bomb"), make("ReduceSum", ["tiled"], ["summed"]), make("Mul", ["i", "summed"], ["bridge"])))),
-        "nested": nested(), "chain": chain(), "unsorted chain": chain(True),
-        "endless loop": looped((1 << 63) - 1), "growing loop": looped(60, "Concat"),
-        "names": changed(lambda p: (setattr(p.graph.node[0], "name", "\x1b[31m=cmd()|<script>\n../x"), setattr(tensor(p, "W1"), "name", "\x1b]0;x\x07|<script>=cmd()"), p.graph.node[0].input.__setitem__(1, "\x1b]0;x\x07|<script>=cmd()"))),
-        "half": typed(np.float16, TensorProto.FLOAT16), "bfloat": typed(np.float32, TensorProto.BFLOAT16),
-        "outside": outside().SerializeToString(), "sound": whole,
-    }  # fmt: skip
+        "Resize": changed(resized),
+        "tiled activation": changed(tiled),
+        "nested": nested(),
+        "chain": chain(),
+        "unsorted chain": chain(True),
+        "endless loop": looped((1 << 63) - 1),
+        "growing loop": looped(60, "Concat"),
+        "names": changed(misnamed),
+        "half": typed(np.float16, TensorProto.FLOAT16),
+        "bfloat": typed(np.float32, TensorProto.BFLOAT16),
+        "outside": outside().SerializeToString(),
+        "sound": whole,
+    }
 
 
 def write_files(folder: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -212,7 +213,7 @@ def in_json(raw: bytes, draw: Draw) -> bytes:
             there, which = places[draw.integers(len(places))]
             holder[key] = json.loads(json.dumps(there[which]))
         else:
-            holder[key] = ODD[draw.integers(len(ODD))]
+            holder[key] = deepcopy(ODD[draw.integers(len(ODD))])
     return json.dumps(root[0]).encode()
 
 
@@ -263,10 +264,15 @@ def in_toml(raw: bytes, draw: Draw) -> bytes:
 
 # ---- archives ------------------------------------------------------------------------------------------------------
 HEADERS = (
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 1, 8, 8)}", "{'descr': '|O', 'fortran_order': False, 'shape': (%d,)}",
-    "{'descr': '<f4', 'fortran_order': True, 'shape': (-%d,)}", "{'descr': '<U%d', 'fortran_order': False, 'shape': (12,)}",
-    "{'descr': '<f4', 'shape': (%d,)}", "{'descr': [('a', '<f4', (%d,))], 'fortran_order': False, 'shape': ()}", "%d", "(" * 300 + "%d",
-)  # fmt: skip
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 1, 8, 8)}",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (%d,)}",
+    "{'descr': '<f4', 'fortran_order': True, 'shape': (-%d,)}",
+    "{'descr': '<U%d', 'fortran_order': False, 'shape': (12,)}",
+    "{'descr': '<f4', 'shape': (%d,)}",
+    "{'descr': [('a', '<f4', (%d,))], 'fortran_order': False, 'shape': ()}",
+    "%d",
+    "(" * 300 + "%d",
+)
 MEMBERS = ("../x.npy", "/x.npy", "x", "x.npy", "y.npy", "about.npy", "classes.npy", "é.npy", "scores0.npy", "")
 
 

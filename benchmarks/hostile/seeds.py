@@ -139,9 +139,11 @@ def write_seeds(folder: Path) -> dict[str, Path]:
     (folder / "w.bin").write_bytes(b"".join(t.raw_data for t in nets[MAIN].graph.initializer))
     generator = np.random.default_rng(1)
     np.savez(
-        folder / "data.npz", x=generator.standard_normal((12, 1, 8, 8)).astype(np.float32), y=np.arange(12) % 3,
+        folder / "data.npz",
+        x=generator.standard_normal((12, 1, 8, 8)).astype(np.float32),
+        y=np.arange(12) % 3,
         classes=np.array(["a", "b", "c"]),
-    )  # fmt: skip
+    )
     (folder / "jettison.toml").write_text(TOML)
     shutil.copy(ROOT / "targets" / "boards" / "stm32h7.toml", folder / "board.toml")
     row = {"model": MAIN, "grade": "measured", "threads": 1, "ns": {"p50": 1e6}, "runtime": "ort", "target": "local"}

@@ -9,20 +9,21 @@ benchmarks.hostile.children, whose words are the file to read and the one to wri
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
 from collections.abc import Callable
 
 from benchmarks.hostile.children import serve
 
 
-def polygraphy(*words: str) -> None:
+def of_polygraphy(*words: str) -> None:
     from polygraphy.tools import main
 
     sys.argv = ["polygraphy", *words]
     sys.exit(main())
 
 
-def slim(given: str, made: str) -> None:
+def of_onnxslim(given: str, made: str) -> None:
     from onnxslim.cli import main
 
     sys.argv = ["onnxslim", given, made]
@@ -30,17 +31,13 @@ def slim(given: str, made: str) -> None:
 
 
 TOOLS: dict[str, Callable[[list[str]], object]] = {
-    "polygraphy-inspect": lambda w: polygraphy("inspect", "model", w[0]),
-    "polygraphy-sanitize": lambda w: polygraphy("surgeon", "sanitize", w[0], "--fold-constants", "-o", w[1]),
-    "onnxslim": lambda w: slim(*w),
+    "polygraphy-inspect": lambda w: of_polygraphy("inspect", "model", w[0]),
+    "polygraphy-sanitize": lambda w: of_polygraphy("surgeon", "sanitize", w[0], "--fold-constants", "-o", w[1]),
+    "onnxslim": lambda w: of_onnxslim(*w),
 }
 
 if __name__ == "__main__":
-    import onnx
-    import onnxruntime  # noqa: F401
-    import onnxslim.cli  # noqa: F401
-    import polygraphy.tools
-
-    assert onnx
+    for module in ("onnx", "onnxruntime", "onnxslim.cli", "polygraphy.tools"):
+        importlib.import_module(module)  # once, for all children
     gc.freeze()
     serve(TOOLS[sys.argv[1]])

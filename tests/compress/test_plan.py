@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from compress.networks import NETWORKS, Net, network
 
@@ -20,7 +22,7 @@ from toolchain.compress.ranks import Ranks, load_ranks, save_ranks
 from toolchain.compress.surgery import prune
 from toolchain.compress.widths import steps_of
 from toolchain.errors import BadInput, OutOfReach, UsageError
-from toolchain.model import Model, save
+from toolchain.model import Model, load, save
 from toolchain.profile import profile
 
 QUANTITIES = ("params", "macs", "flash", "ram")
@@ -375,9 +377,9 @@ def test_plans_and_ranks_of_another_model_are_refused(tmp_path: Path) -> None:
     save_ranks(ranks_of(network("mlp")), tmp_path / "ranks.npz")
     other = network("alexnet")
     shown = rf"made for sha256 {network('mlp').sha256[:12]}…, the model is {other.sha256[:12]}…"
-    for path, load in (("plan.json", read_plan), ("ranks.npz", load_ranks)):
+    for path, read in (("plan.json", read_plan), ("ranks.npz", load_ranks)):
         with pytest.raises(BadInput, match=shown) as caught:
-            load(tmp_path / path, other, analyse(other))
+            read(tmp_path / path, other, analyse(other))
         assert caught.value.exit_code == 3
 
 
@@ -387,7 +389,7 @@ def test_damaged_plans_and_ranks_are_refused_in_one_line(tmp_path: Path) -> None
     save_plan(plan_of(model, "params<=50%"), tmp_path / "plan.json")
     save_ranks(ranks_of(model), tmp_path / "ranks.npz")
     generator = np.random.default_rng(0)
-    for name, load in (("plan.json", read_plan), ("ranks.npz", load_ranks)):
+    for name, read in (("plan.json", read_plan), ("ranks.npz", load_ranks)):
         whole = (tmp_path / name).read_bytes()
         odd = [b"", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"groups": 3}', b"PK\x03\x04", b"\x93NUMPY"]
         cut = [whole[:n] for n in range(0, len(whole) - 1, max(1, len(whole) // 60))]
@@ -399,7 +401,7 @@ def test_damaged_plans_and_ranks_are_refused_in_one_line(tmp_path: Path) -> None
         for raw in (*odd, *cut, *flipped):
             (tmp_path / name).write_bytes(raw)
             try:
-                load(tmp_path / name, model, channels)
+                read(tmp_path / name, model, channels)
                 assert raw in flipped, "it may change a score, but not be cut"
             except BadInput as error:
                 assert "\n" not in str(error)
@@ -453,3 +455,20 @@ def test_ranks_that_do_not_fit_the_groups_are_refused(broken: str, tmp_path: Pat
 
 def test_ranks_without_a_score_for_a_group_are_read() -> None:
     assert set(CRITERIA) >= {"ig", "ig-abs", "taylor", "activation", "magnitude", "random"}
+
+
+def test_places_that_are_sliced_away_are_not_counted_as_removed(tmp_path: Path) -> None:
+    """[N, 4, 5] flattened, and one place of twenty read: it goes with one of five units, not with the first two."""
+    text = """<ir_version: 10, opset_import: ["": 20]> net (float[N, 4, 6] x) => (float[N, 3] y) {
+        a = MatMul (x, W)  b = Flatten (a)  c = Slice (b, from, to, axis)  r = Relu (c)  y = MatMul (r, V)
+    }"""
+    proto, arrays = onnx.parser.parse_model(text), {"W": np.ones((6, 5), np.float32), "V": np.ones((1, 3), np.float32)}
+    arrays |= {"from": np.array([0]), "to": np.array([1]), "axis": np.array([1])}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items())
+    onnx.save(proto, tmp_path / "net.onnx")
+    model = load(tmp_path / "net.onnx")
+    channels = analyse(model)
+    scores = {g.name: np.arange(len(g), 0.0, -1) for g in channels.groups}
+    found = make_plan(model, channels, scores, {}, "units<=60%", "off")
+    pruned = prune(model, channels, found.labels(channels))
+    assert found.costs["params"][1] == profile(pruned).params

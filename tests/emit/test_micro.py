@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from emit.test_tflite_pointwise import CASES as POINTWISE
 from emit.test_tflite_shape import CASES as SHAPES
 
 import toolchain.emit.micro_run
+from toolchain.cli.reading import inspect_lite
 from toolchain.emit import to_tflite
 from toolchain.emit.child import run
 from toolchain.emit.contents import BITS, contents
@@ -89,6 +91,37 @@ def test_the_arena_of_a_chain_is_its_two_largest_neighbours(tmp_path: Path) -> N
     assert found.head_bytes == 4 * 64 * (4 + 9)
     assert found.peak == 1
     assert [b.bytes for b in found.alive(1)] == [4 * 64 * 9, 4 * 64 * 4]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda g: setattr(g.operators[0], "outputs", []),
+        lambda g: setattr(g.operators[0], "inputs", [99]),
+        lambda g: setattr(g.operators[0], "outputs", [-1]),
+        lambda g: setattr(g.tensors[0], "shape", [-4]),
+        lambda g: setattr(g, "outputs", [99]),
+    ],
+    ids=["makes nothing", "reads none", "makes none", "negative", "ends in none"],
+)
+def test_a_file_that_points_nowhere_is_refused(edit: Callable[[Any], None], tmp_path: Path) -> None:
+    file = schema.ModelT.InitFromPackedBuf(to_tflite(one("Relu", (4,))().model(tmp_path)).data, 0)
+    edit(file.subgraphs[0])
+    builder = flatbuffers.Builder()
+    builder.Finish(file.Pack(builder), b"TFL3")
+    with pytest.raises(BadInput, match="is a damaged TFLite file"):
+        contents(bytes(builder.Output()), "net.tflite")
+
+
+def test_an_op_that_lacks_an_input_is_damage(tmp_path: Path) -> None:
+    file = schema.ModelT.InitFromPackedBuf(to_tflite(CASES["conv"]().model(tmp_path)).data, 0)
+    for op in file.subgraphs[0].operators:
+        op.inputs = op.inputs[:0]
+    builder = flatbuffers.Builder()
+    builder.Finish(file.Pack(builder), b"TFL3")
+    (tmp_path / "net.tflite").write_bytes(bytes(builder.Output()))
+    with pytest.raises(BadInput, match="is a damaged TFLite file"):
+        inspect_lite(tmp_path / "net.tflite", memory=False, form="table")
 
 
 def test_a_kernel_that_we_cannot_see_is_named(tmp_path: Path) -> None:

@@ -84,14 +84,16 @@ def holding(buffers: Iterable[tuple[str, int]]) -> str:
 
 def inspect_lite(path: Path, memory: bool, form: str) -> None:
     """Ops in the order in which they run, with what is in the arena meanwhile, and where it is fullest."""
-    from toolchain.emit.contents import contents
+    from toolchain.emit.contents import contents, undamaged
     from toolchain.emit.kernels import lacking
     from toolchain.emit.micro import arena
     from toolchain.tables import show
     from toolchain.validate import read_bytes
 
     file = contents(read_bytes(path, "a model"), str(path))
-    planned, rows = arena(file), []
+    with undamaged(str(path)):
+        planned, lacks = arena(file), lacking(file)
+    rows = []
     for i, op in enumerate(file.ops):
         result, weights = file.made(op), {t for t in op.inputs if t >= 0 and file.tensors[t].stored_bytes}
         row: dict[str, Any] = {"result": result.name, "op": op.code, "type": result.type, "output": list(result.shape)}
@@ -109,7 +111,7 @@ def inspect_lite(path: Path, memory: bool, form: str) -> None:
         click.echo(f"highest at {rows[planned.peak]['op']} '{rows[planned.peak]['result']}': {held}")
     for name in planned.unknown:
         click.echo(f"at least: the scratch of {name} is not known")
-    for lack in lacking(file):
+    for lack in lacks:
         click.echo(f"not for TFLite Micro: '{lack.name}': {lack.because}")
 
 

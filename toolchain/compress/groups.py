@@ -15,7 +15,7 @@ from toolchain.errors import BadInput, UsageError, nearest
 from toolchain.inference import reads
 from toolchain.model import Model
 from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
-from toolchain.ops.table import dims, find, where
+from toolchain.ops.table import MALFORMED, dims, find, where
 from toolchain.ops.units import Axis, Ids, Labels, Units
 
 
@@ -120,8 +120,8 @@ def label(graph: ir.Graph, approximate: bool = False) -> Units:
         if entry is not None and entry.channels is not None and known:
             try:
                 entry.channels(node, units)
-            except (ValueError, ZeroDivisionError) as error:  # onnx lets a wrong group or a short scale pass
-                raise BadInput(f"{where(node)} contradicts the shapes of what it reads: {error}") from error
+            except MALFORMED as error:
+                raise BadInput(f"{where(node)} contradicts what it reads: {error or type(error).__name__}") from error
             because = f"{where(node)} does not pass this axis"
             if not approximate and entry.norm is not None and entry.norm(node) is not None:
                 because = f"{where(node)} takes its statistics over this axis (--allow-approximate removes it)"

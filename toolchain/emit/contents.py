@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from mmap import mmap
@@ -91,9 +93,16 @@ def contents(data: bytes | mmap, name: str = "") -> Contents:
 
     if data[4:8] != b"TFL3":
         raise BadInput("is no TFLite file", name)
-    try:
+    with undamaged(name):
         return parsed(schema, data)
-    except (struct.error, IndexError, TypeError, AttributeError, UnicodeDecodeError, ValueError, KeyError) as error:
+
+
+@contextmanager
+def undamaged(name: str) -> Iterator[None]:
+    """What a reader trips over in a TFLite file, such as an op that lacks an input, is the file's damage."""
+    try:
+        yield
+    except (struct.error, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise BadInput("is a damaged TFLite file", name, "Emit it again") from error
 
 

@@ -156,9 +156,11 @@ def lite_subject(name: str, path: Path, shapes: Shapes, wanted: Collection[str])
 
 def lite_arena(file: Contents, path: Path) -> Figure:
     """The arena's head; raises Unsupported where the kernel of an op may ask for more than is known."""
+    from toolchain.emit.contents import undamaged
     from toolchain.emit.micro import arena
 
-    planned = arena(file)
+    with undamaged(str(path)):
+        planned = arena(file)
     if planned.unknown:
         raise Unsupported(f"the arena is not known: {planned.unknown[0]} may ask for more", str(path), "Leave out ram")
     if planned.peak is None:

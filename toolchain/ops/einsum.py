@@ -18,7 +18,12 @@ from toolchain.ops.units import Units
 
 
 def letters(n: ir.Node) -> tuple[list[str], str] | None:
-    """A letter for each axis of each input and of the output, also behind `...`; None where an input repeats one."""
+    """A letter for each axis of each input and of the output, also behind `...`.
+
+    None where an input repeats one, or has no shape.
+    """
+    if any(x is None or x.shape is None for x in n.inputs):
+        return None
     equation = attribute(n, "equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")

@@ -19,6 +19,7 @@ from toolchain.pipeline.job import Job
 from toolchain.pipeline.latency import on_target, told
 from toolchain.pipeline.schedule import Judge, Walk
 from toolchain.pipeline.telling import metadata
+from toolchain.session import run, session
 from toolchain.verify import Proof, compare, probes
 
 CHECK_SAMPLES = 64
@@ -28,6 +29,10 @@ LEAST_SLACK = {"measured": 0.05, "counted": 0.005}
 def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionCheck]:
     """Write the asked-for files and compare each, as it lies on disk, with onnxruntime on the graph in memory."""
     samples = dict(job.sets[0].balanced(CHECK_SAMPLES, job.seed).inputs) if job.sets else probes(final)
+    once = range(1 if final.batch == "free" else int(final.batch))
+    first = {k: x.take(once, axis=0, mode="wrap") for k, x in samples.items()}
+    run(session(final.ir, job.threads), first)  # what cannot run or be said leaves no file
+    lite = emit.to_tflite(final, metadata(final, job.sets), profile=job.profile) if "tflite" in job.formats else None
     rows = []
     if "onnx" in job.formats:
         path = results["onnx"]
@@ -35,9 +40,9 @@ def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionC
         same = compare(final, load(path), samples, "graph in memory", threads=job.threads)
         size = path.stat().st_size
         rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))
-    if "tflite" in job.formats:
+    if lite is not None:
         path = results["tflite"]
-        emit.to_tflite(final, metadata(final, job.sets), profile=job.profile).write(path)
+        lite.write(path)
         rows.append(dataclasses.replace(emit.check(final, path, samples), path=path.name))
     return rows
 
