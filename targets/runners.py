@@ -26,6 +26,7 @@ class Asked:
     runs, warmup  100 and 10, and 3 and 1 where instructions are counted, which hardly vary
     inputs        .npz with an array per input; None: seeded noise, a free batch being 1
     ops           further inferences, of each round, that tell the time of each op
+    tolerance     how far answers elsewhere may be from this computer's, relative to their largest value
     """
 
     runs: int | None = None
@@ -34,6 +35,7 @@ class Asked:
     inputs: Path | None = None
     ops: int = 0
     timeout_s: float | None = None
+    tolerance: float = 1e-5
 
 
 def measure_on(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
@@ -74,7 +76,9 @@ def runner_of(target: str) -> str:
 
 def on_this_computer(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:
     """In child processes here."""
-    return measure_side_by_side(pairs, **settings(asked, runs=100, warmup=10, timeout_s=120.0))
+    told = settings(asked, runs=100, warmup=10, timeout_s=120.0)
+    del told["tolerance"]  # there is nothing to compare with
+    return measure_side_by_side(pairs, **told)
 
 
 def over_ssh(target: str, pairs: Pairs, asked: Asked) -> list[Measurement]:

@@ -175,5 +175,6 @@ def compared(link: Link, model: str, known: Reference, output_hash: str | None, 
     for number, (gap, limit) in enumerate(gaps):
         if not gap <= limit:
             told = f"output {number} of {model} differs from this computer's by {gap:.3g} relative (limit {limit:.3g})"
-            raise RunnerError(f"{host}: {told}. Its latency would be that of another function")
+            way_out = f"; if rounding explains it, as in quantised layers: --off-by {2 * gap:.1g}" if gap < 0.1 else ""
+            raise RunnerError(f"{host}: {told}. Its latency would be that of another function{way_out}")
     return max((gap for gap, _ in gaps), default=0.0)

@@ -85,6 +85,7 @@ def measure_virtual(
     inputs: Path | None = None,
     ops: int = 0,
     timeout_s: float = 600.0,
+    tolerance: float = 1e-5,
 ) -> list[Measurement]:
     """A measurement of each (model, runtime) on the virtual board: grade "counted", every ns being an instruction.
 
@@ -101,6 +102,7 @@ def measure_virtual(
             inputs=inputs,
             ops=ops,
             timeout_s=timeout_s,
+            tolerance=tolerance,
             grade="counted",
             target=board,
         )
@@ -213,7 +215,7 @@ class Trial:
     why_not            what the runtime said, or how it died; None where it ran
     output_hash        of the answer there (`agent.output_hash`)
     is_same_hash       whether the answer here has the same: bit for bit equal
-    is_alike           whether the answers agree to 1e-5 of their largest value, or to a step where they are int8
+    is_alike           whether the answers agree within the tolerance asked for, or to a step where they are int8
     output_difference  |answer − this computer's| over |this computer's|, both at their largest; int8 may be a step off
     """
 
@@ -234,18 +236,22 @@ def measure_user(
     threads: int = 1,
     inputs: Path | None = None,
     timeout_s: float = 600.0,
+    tolerance: float = 1e-5,
 ) -> list[Trial]:
     """Whether each (model, runtime) runs on the processor of `board`, and answers as here; without `inputs` to noise.
 
+    tolerance  how far the answers may be from this computer's, relative to their largest value
     Raises RunnerError where the model does not run here, or there is no emulator.
     """
     reason = is_set_up(board)
     if reason:
         raise RunnerError(reason)
-    return [trial(model, runtime, board, threads, inputs, timeout_s) for model, runtime in pairs]
+    return [trial(model, runtime, board, threads, inputs, timeout_s, tolerance) for model, runtime in pairs]
 
 
-def trial(model: Path, runtime: str, board: str, threads: int, inputs: Path | None, timeout_s: float) -> Trial:
+def trial(
+    model: Path, runtime: str, board: str, threads: int, inputs: Path | None, timeout_s: float, tolerance: float
+) -> Trial:
     """One model of `measure_user`."""
     chosen = emulated(board)
     made = rootfs.ARCHITECTURES[chosen.architecture]
@@ -264,7 +270,7 @@ def trial(model: Path, runtime: str, board: str, threads: int, inputs: Path | No
             return Trial(str(model), runtime, board, str(error))
         both = list(zip(load(here), load(there), strict=True))
         gap = max((difference(a, b) for a, b in both), default=0.0)
-        alike = all(difference(a, b) <= allowed(a, 1e-5) for a, b in both)
+        alike = all(difference(a, b) <= allowed(a, tolerance) for a, b in both)
         return Trial(str(model), runtime, board, None, found, found == known.output_hash, gap, alike)
 
 

@@ -11,7 +11,7 @@ from toolchain.data import Samples, load_samples
 from toolchain.errors import BadInput
 from toolchain.model import Model, load
 from toolchain.shipped import triangles_squares_path
-from toolchain.synthetic import triangles_squares
+from toolchain.synthetic import object_masks, triangles_squares
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,25 @@ def test_an_npz_keeps_numbers_labels_and_class_names(model: Model, tmp_path: Pat
     np.testing.assert_array_equal(found.inputs["image"], x)
     np.testing.assert_array_equal(found.labels, y)
     assert found.classes == ("triangle", "square")
+
+
+def test_masks_of_an_npz_go_with_their_images(model: Model, tmp_path: Path):
+    x, y = triangles_squares(30, seed=0)
+    masks = object_masks(x)
+    np.savez(tmp_path / "d.npz", x=x, y=y, mask=masks.astype(np.uint8))
+    found = load_samples(tmp_path / "d.npz", model)
+    assert found.masks is not None and found.masks.dtype == bool
+    np.testing.assert_array_equal(found.masks, masks)
+    picked = found.balanced(7, 0)
+    np.testing.assert_array_equal(picked.masks, object_masks(picked.inputs["image"]))
+    np.savez(tmp_path / "e.npz", x=x, y=y, mask=masks[:, :16])
+    with pytest.raises(BadInput, match=r"'mask' is bool \(30, 16, 32\), the images need numbers \(30, 32, 32\)"):
+        load_samples(tmp_path / "e.npz", model)
+
+
+def test_labelled_images_remember_how_they_became_numbers(model: Model, tmp_path: Path):
+    images(tmp_path, {"a/x.png": 0, "b/y.png": 255})
+    assert load_samples(tmp_path, model, "raw").pixels == "raw"
 
 
 def test_a_folder_for_each_class_is_labelled_in_the_order_of_names(model: Model, tmp_path: Path):
@@ -96,7 +115,7 @@ def test_bad_arrays_are_told_in_one_line(model: Model, tmp_path: Path, name: str
 def test_a_zip_bomb_is_refused_before_it_expands(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", bytes(1 << 20))
-    monkeypatch.setattr("toolchain.data.LARGEST", 1 << 16)
+    monkeypatch.setattr("toolchain.arrays.LARGEST", 1 << 16)
     with pytest.raises(BadInput, match="expands to"):
         load_samples(tmp_path / "d.npz", model)
 

@@ -9,7 +9,7 @@ import pytest
 
 from toolchain.errors import UsageError
 from toolchain.shipped import triangles_squares_path
-from toolchain.synthetic import CLASSES, EXTENTS, LEAST_CONTRAST, Polygons, counting, triangles_squares
+from toolchain.synthetic import CLASSES, EXTENTS, LEAST_CONTRAST, Polygons, counting, object_masks, triangles_squares
 
 SIZES = tuple(EXTENTS)
 
@@ -193,6 +193,28 @@ def test_objects_of_one_counting_image_are_alike() -> None:
 def test_what_cannot_be_drawn_is_refused(make, what: str) -> None:
     with pytest.raises(UsageError, match=what):
         make()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_mask_of_an_object_is_that_of_its_polygon(size: int) -> None:
+    n = 12
+    x, y = triangles_squares(n, size)
+    polygons, found = drawn(size, n), object_masks(x)
+    assert found.shape == (n, size, size) and found.dtype == bool
+    for i in range(n):
+        corners = int(y[i]) + 3
+        radius = polygons.extent[i, 0] * np.sqrt(2 / (corners * np.sin(2 * np.pi / corners)))
+        around = polygons.angle[i, 0] + np.pi / corners + 2 * np.pi / corners * np.arange(corners)
+        vertices = polygons.centre[i, 0] + radius * np.stack([np.cos(around), np.sin(around)], 1)
+        # a pixel whose centre lies on an edge may fall on either side of it
+        assert (found[i] != literal_mask(size, vertices)).sum() <= 1
+
+
+def test_masks_of_smooth_and_of_counted_objects_hold_every_object() -> None:
+    sharp, smooth = (object_masks(triangles_squares(20, smooth=s)[0]) for s in (False, True))
+    assert (smooth >= sharp).all() and smooth.sum() < 1.5 * sharp.sum()
+    x, y = counting(20)
+    assert [components(m) for m in object_masks(x)] == y.tolist()
 
 
 def shipped() -> onnx.ModelProto:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.arrays import read_arrays
 from toolchain.errors import BadInput, UsageError
 from toolchain.model import Model
 from toolchain.validate import read_bytes
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
-LARGEST = 1 << 33  # bytes that an .npz may expand to
 PIXELS = {  # how images become numbers: x / scale, then (x − mean) / std for each channel
     "unit": (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "raw": (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -35,6 +34,7 @@ class Samples:
     labels   true classes [n] int64, or None
     classes  their names, or () where none are given
     pixels   how images became these numbers, or "" for samples that were numbers
+    masks    true where the object of an image is, [n, h, w], or None where that is not known
     """
 
     name: str
@@ -42,6 +42,7 @@ class Samples:
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...] = ()
     pixels: str = ""
+    masks: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -54,7 +55,8 @@ class Samples:
         """These samples."""
         part = {k: v[which] for k, v in self.inputs.items()}
         labels = None if self.labels is None else self.labels[which]
-        return Samples(self.name, part, labels, self.classes, self.pixels)
+        masks = None if self.masks is None else self.masks[which]
+        return Samples(self.name, part, labels, self.classes, self.pixels, masks)
 
     def balanced(self, n: int, seed: int) -> Samples:
         """n samples at most, as many of each class as there are, in a seeded order; the set itself if it is small."""
@@ -89,24 +91,17 @@ def load_samples(path: Path | str, model: Model, pixels: str = "unit") -> Sample
 
 
 def from_npz(path: Path, model: Model) -> Samples:
-    """Arrays named like the model's inputs (or x where there is one), y for labels, classes for names."""
-    raw = read_bytes(path, "an .npz file, a folder of classes or a .csv manifest")
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            size = sum(i.file_size for i in archive.infolist())
-        if size > LARGEST:
-            raise BadInput(f"expands to {size / 1e9:.1f} GB, limit {LARGEST / 1e9:.1f} GB", str(path))
-        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        pickled = "pickle" in str(error)
-        raise BadInput(
-            "has pickled objects; pickles are off" if pickled else "is no .npz file",
-            str(path),
-            "Save plain arrays x and y with numpy.savez",
-        ) from error
+    """Arrays named like the model's inputs (or x where there is one), y for labels, classes for names.
+
+    mask, beside images, is true where their object is.
+    """
+    arrays = read_arrays(
+        path, "an .npz file, a folder of classes or a .csv manifest", "Save plain arrays x and y with numpy.savez"
+    )
     labels, classes = arrays.pop("y", None), arrays.pop("classes", None)
     names = list(model.inputs)
+    has_images = [len(s) for s in model.inputs.values()] == [3] and "mask" not in names
+    masks = arrays.pop("mask", None) if has_images else None
     if len(names) == 1 and "x" in arrays and names[0] not in arrays:
         arrays[names[0]] = arrays["x"]
     missing = [n for n in names if n not in arrays]
@@ -117,7 +112,9 @@ def from_npz(path: Path, model: Model) -> Samples:
             "Name arrays like the model's inputs, or x",
         )
     inputs = {n: as_float(arrays[n], n, path) for n in names}
-    return Samples(path.name, inputs, labels, tuple(str(c) for c in classes) if classes is not None else ())
+    named = tuple(str(c) for c in classes) if classes is not None else ()
+    objects = None if masks is None else as_masks(masks, inputs[names[0]], path)
+    return Samples(path.name, inputs, labels, named, masks=objects)
 
 
 def as_float(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float32]:
@@ -128,6 +125,14 @@ def as_float(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float32]:
     if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
         raise BadInput(f"array '{name}' has NaN or infinity", str(path))
     return array
+
+
+def as_masks(masks: NDArray[Any], images: NDArray[np.float32], path: Path) -> NDArray[np.bool_]:
+    """Anything but 0 is the object; raises BadInput where there is not one for each image, of its size."""
+    wanted = (len(images), *images.shape[2:])
+    if masks.dtype.kind not in "fiub" or masks.shape != wanted:
+        raise BadInput(f"array 'mask' is {masks.dtype} {masks.shape}, the images need numbers {wanted}", str(path))
+    return masks != 0
 
 
 def from_folder(path: Path, model: Model, pixels: str) -> Samples:
@@ -206,7 +211,7 @@ def checked(samples: Samples, model: Model, path: Path) -> Samples:
     if classes is not None and (labels.min() < 0 or labels.max() >= classes):
         bad = labels.max() if labels.max() >= classes else labels.min()
         raise BadInput(f"label {bad} is outside the model's {classes} classes (0…{classes - 1})", str(path))
-    return Samples(samples.name, samples.inputs, labels.astype(np.int64), samples.classes)
+    return replace(samples, labels=labels.astype(np.int64))
 
 
 def sha256_of(samples: Samples) -> str:

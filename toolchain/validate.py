@@ -116,6 +116,8 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
         raise BadInput("the graph has no output", str(path))
     for tensor in tensors_of(proto, path):
         check_tensor(tensor, path)
+    for sparse in graph.sparse_initializer:
+        raise Unsupported(f"tensor '{sparse.values.name}' is sparse", str(path), "Store it as a dense one")
     given = given_names(graph, path)
     made: set[str] = set()
     for name in (name for node in graph.node for name in node.output if name):
@@ -153,6 +155,10 @@ def check_node(node: onnx.NodeProto, path: Path) -> None:
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
             raise BadInput(f"attribute '{attribute.name}' of {node.op_type} '{node.name}' has no type", str(path))
+        if attribute.type in (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS):
+            raise Unsupported(
+                f"{node.op_type} '{node.name}' holds a sparse tensor", str(path), "Store it as a dense one"
+            )
 
 
 def sorted_nodes(graph: onnx.GraphProto, given: set[str], path: Path) -> list[onnx.NodeProto]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolchain.shipped import triangles_squares_path
-from toolchain.synthetic import CLASSES, triangles_squares
+from toolchain.synthetic import CLASSES, Images, triangles_squares
 
 SIZE = 32
 EPOCHS, EPOCH_IMAGES, BATCH, RATE, DROPOUT = 5, 20_000, 64, 1e-3, 0.1
@@ -167,14 +167,24 @@ def to_onnx(name: str, steps: tuple[Step, ...], image: tuple[int, ...], n_classe
     return model
 
 
-def train(net: Network, seed: int, epochs: int) -> None:
-    """Train `net` in place with Adam, the rate falling to zero along half a cosine, batch by batch."""
-    optimiser = torch.optim.Adam(net.parameters(), lr=RATE)
+def shifted_and_turned(n: int, seed: int) -> Images:
+    """Images of SIZE."""
+    return triangles_squares(n, SIZE, seed)
+
+
+def train(
+    net: Network, seed: int, epochs: int, draw: Callable[[int, int], Images] = shifted_and_turned, rate: float = RATE
+) -> None:
+    """Train `net` in place with Adam, the rate falling to zero along half a cosine, batch by batch.
+
+    draw  (number of images, seed) -> images and labels
+    """
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     steps = epochs * -(-EPOCH_IMAGES // BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 0.5 * (1 + math.cos(math.pi * k / steps)))
     for epoch in range(epochs):
         started = time.perf_counter()
-        x, y = map(torch.from_numpy, triangles_squares(EPOCH_IMAGES, SIZE, 1000 * (seed + 1) + epoch))
+        x, y = map(torch.from_numpy, draw(EPOCH_IMAGES, 1000 * (seed + 1) + epoch))
         net.train()
         losses = []
         for batch_x, batch_y in zip(x.split(BATCH), y.split(BATCH), strict=True):

@@ -25,7 +25,7 @@ from toolchain.errors import UsageError
         ("macs<=30%,macs<=20%", "given twice: macs<=30% and macs<=20%. Keep macs<=20%, which is the tighter one"),
         ("flash<=2MiB,macs<=1M,flash<=1MB", "Keep flash<=1MB"),
         ("latency<=20ms", "budget 'latency' needs a target. Use latency@local"),
-        ("latency@rover<=20ms", "there is no target 'rover'. Use latency@local"),
+        ("instructions<=50%", "budget 'instructions' needs a target. Use instructions@qemu-a53"),
         ("latency@local<=20", "unknown unit 'none' of budget 'latency'. Use % ns us µs ms s"),
         ("latency@local<=20MiB", "unknown unit 'MiB' of budget 'latency'"),
         ("params@local<=30%", "budget 'params' has no target, 'local' was given"),

@@ -18,6 +18,7 @@ from toolchain.data import Samples
 from toolchain.errors import UsageError
 from toolchain.explain import catalogue
 from toolchain.explain.catalogue import FIGURES, Subject, classes_named, layers_named, missing, wanted
+from toolchain.explain.layers import hidden
 from toolchain.model import Model
 from toolchain.ops import OPS
 from toolchain.shipped import triangles_squares_path
@@ -47,12 +48,14 @@ def subject(model: Model, labels: np.ndarray | None, n: int = 9) -> Subject:
     channels = analyse(model)
     given = Samples("data", samples(model.inputs, n), labels)
     names = classes_named(model, given, None)
-    return Subject(model, channels, given, (), layers_named(channels, None), names, orders=1)
+    fired = hidden(model)
+    return Subject(model, channels, given, (), layers_named(channels, None), names, orders=1, fired=fired)
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
 def test_every_figure_of_the_shipped_network_and_the_same_bytes_again(data: Path, tmp_path: Path) -> None:
     words = (SHIPPED, "--data", data / "calibration.npz", "--test", data / "test.npz", "--layers", "dense1")
+    words = (*words, "--samples", 8)
     done = explain(*words, "-o", tmp_path / "first")
     assert done.returncode == 0, done.stderr
     listed = json.loads((tmp_path / "first" / "figures.json").read_text())
@@ -69,11 +72,11 @@ def test_every_figure_of_the_shipped_network_and_the_same_bytes_again(data: Path
 
 
 def test_without_labels_what_needs_them_is_left_out_and_told(data: Path, tmp_path: Path) -> None:
-    done = explain(SHIPPED, "--data", data / "bare.npz", "-o", tmp_path / "out")
+    done = explain(SHIPPED, "--data", data / "bare.npz", "-o", tmp_path / "out", "--samples", 4)
     assert done.returncode == 0, done.stderr
     listed = json.loads((tmp_path / "out" / "figures.json").read_text())
-    assert [f["figure"] for f in listed["figures"]] == ["architecture", "parameters"]
-    assert set(listed["left_out"]) == set(FIGURES) - {"architecture", "parameters"}
+    assert [f["figure"] for f in listed["figures"]] == ["architecture", "perturbation", "quality", "parameters"]
+    assert set(listed["left_out"]) == set(FIGURES) - {f["figure"] for f in listed["figures"]}
     assert all("no labels" in why and f"{name}: {why}" in done.stderr for name, why in listed["left_out"].items())
     named = explain(SHIPPED, "--data", data / "bare.npz", "-o", tmp_path / "out2", "--figures", "unit")
     assert named.returncode == 2 and "'unit': bare.npz has no labels" in named.stderr
@@ -84,6 +87,9 @@ def test_without_labels_what_needs_them_is_left_out_and_told(data: Path, tmp_pat
     [
         (("--figures", "unit,unicorn"), "unknown figure 'unicorn'"),
         (("--layers", "nothing*"), "no layer fits 'nothing*'"),
+        (("--figures", "heatmaps", "--methods", "gradient,grad"), "unknown method 'grad'. Use some of gradient,"),
+        (("--figures", "heatmaps", "--at", "logits"), "layer 'logits' [N,2] has no spatial axes"),
+        (("--figures", "heatmaps", "--at", "conv9"), "there is no layer 'conv9' before the logits"),
         (("--classes", "hexagon"), "there is no class 'hexagon'. Classes are triangle, square"),
     ],
 )
@@ -113,8 +119,11 @@ def test_an_op_without_a_gradient_rule_leaves_out_what_needs_attributions(monkey
     assert set(left) == {"prune-curve"} and "no gradient rule" in left["prune-curve"]
 
 
+IMAGES = {"samples", "input-maps", "heatmaps", "perturbation", "quality"}
+
+
 def test_samples_that_are_no_images_are_not_drawn() -> None:
-    assert set(missing(subject(network("mlp"), np.arange(9) % 3), list(FIGURES))) == {"samples", "input-maps"}
+    assert set(missing(subject(network("mlp"), np.arange(9) % 3), list(FIGURES))) == IMAGES
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "attention"])
@@ -122,7 +131,9 @@ def test_any_classifier_has_every_figure(name: str) -> None:
     asked = subject(network(name), np.arange(9) % 3)
     names = [n for n in FIGURES if n not in missing(asked, list(FIGURES))]
     made = [f for n in names for f in FIGURES[n].make(asked)]
-    assert [f"{f.name}-{f.about}" if f.about else f.name for f in made] == catalogue.stems(names, asked.groups)
+    assert [f"{f.name}-{f.about}" if f.about else f.name for f in made] == catalogue.stems(
+        names, asked.groups, asked.fired
+    )
     assert all(f.rows for f in made)
 
 

@@ -12,10 +12,12 @@ from toolchain.compress.groups import analyse
 from toolchain.compress.inputs import attribute_input
 from toolchain.compress.surgery import mask, prune
 from toolchain.data import Samples
+from toolchain.errors import Unsupported
 from toolchain.evaluate import evaluate
 from toolchain.explain import figures
 from toolchain.explain.figure import Bars, Figure, Histogram, Lines, Panels, Series
 from toolchain.explain.figures.inputs import overlaid
+from toolchain.explain.heatmaps import METHODS, heatmaps
 from toolchain.explain.units import Layer
 from toolchain.profile import profile
 
@@ -165,6 +167,28 @@ def test_input_maps_colour_what_speaks_for_the_class_of_the_image() -> None:
         strongest = np.unravel_index(np.abs(pixels).argmax(), pixels.shape)
         red, _, blue = image[strongest]
         assert (red > blue) == (pixels[strongest] > 0)
+
+
+def test_heatmaps_stand_below_the_images_of_their_class() -> None:
+    figure = figures.heatmap_grid(MODEL, DATA, NAMES, ("gradient-x-input", "grad-cam"), seed=1)
+    picked = [2, 5, 0, 3, 1, 4]
+    assert [(r["class"], r["sample"]) for r in figure.rows[:6]] == list(zip("ccaabb", picked, strict=True))
+    x, labels = DATA.inputs["x"][picked], DATA.labels[picked]  # type: ignore[index]
+    maps = heatmaps(MODEL, "gradient-x-input", x, labels)
+    np.testing.assert_allclose([r["sum"] for r in figure.rows[:6]], maps.sum(axis=(1, 2)), rtol=1e-4)
+    assert figure.chart.titles[:8] == ("c", "c", "a", "a", "b", "b", "gradient-x-input", "")  # type: ignore[union-attr]
+    assert len(figure.chart.images) == 6 * 3 and figure.chart.columns == 6  # type: ignore[union-attr]
+    assert "weigh the channels of 'relu4'" in figure.caption
+
+
+def test_methods_without_a_rule_are_told_and_refused_where_they_are_asked_for() -> None:
+    model = network("mixer")
+    given = Samples("d", samples(model.inputs, 4), np.arange(4) % 2)
+    figure = figures.heatmap_grid(model, given, {0: "a", 1: "b"})
+    assert {r["method"] for r in figure.rows} == {m for m in METHODS if not m.startswith("lrp")}
+    assert "No lrp-gamma: LayerNormalization 'layernormalization19' has no relevance rule" in figure.caption
+    with pytest.raises(Unsupported, match="LayerNormalization 'layernormalization19' has no relevance rule"):
+        figures.heatmap_grid(model, given, {0: "a"}, ("gradient", "lrp-gamma"))
 
 
 def test_blocks_of_a_large_image_are_coloured_by_their_sums() -> None:

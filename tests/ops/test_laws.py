@@ -15,15 +15,16 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from ops.definitions import DEFINITIONS
 
-from toolchain.compress.gradient import Tail, Writer, backward, rays_of
+from toolchain.compress.gradient import Rule, Tail, Writer, backward, pulled_back, rays_of
 from toolchain.compress.groups import freeze_untouched
 from toolchain.compress.rows import along_batch, batch_axis, per_sample
 from toolchain.errors import Unsupported
+from toolchain.explain.propagation import PROPORTIONAL, propagated
 from toolchain.inference import infer
 from toolchain.model import Model, apply
 from toolchain.ops import OPS
 from toolchain.ops.matrices import matrix_of
-from toolchain.ops.table import Ray, dims
+from toolchain.ops.table import Flow, Ray, dims
 from toolchain.ops.units import Labels, Units
 from toolchain.session import session
 
@@ -143,7 +144,9 @@ class Exact:
         return np.asarray(self.evaluator.run(["y0"], feed)[0], np.float64)
 
 
-def gradients(case: Case, feed: dict[str, np.ndarray], u: np.ndarray, is_steady: bool = False) -> dict[str, np.ndarray]:
+def gradients(
+    case: Case, feed: dict[str, np.ndarray], u: np.ndarray, is_steady: bool = False, rule: Rule = pulled_back
+) -> dict[str, np.ndarray]:
     """Jᵀu of K cotangents [K, *y] by the table's rule in onnxruntime, {input: [K, *x]}; a steady u has one sample."""
     model = model_of(case)
     writer = Writer(model, K)
@@ -158,7 +161,7 @@ def gradients(case: Case, feed: dict[str, np.ndarray], u: np.ndarray, is_steady:
     else:
         writer.inputs.append(seed)
     inputs = {v: i for v, i in inputs.items() if v.name in derivable(case)}
-    found = backward(writer.tape, list(model.graph), values, {y: seed}, list(inputs))
+    found = backward(writer.tape, list(model.graph), values, {y: seed}, list(inputs), rule)
     out = [
         (writer.tape.op("Identity", found[v]), f"d{v.name}", [K, *(d if isinstance(d, int) else "N" for d in v.shape)])
         for v in inputs
@@ -207,6 +210,33 @@ def test_a_gradient_that_no_rule_knows_is_refused_by_name(case: Case) -> None:
     u = np.zeros((K, *(BATCH if d < 0 else d for d in y)))
     with pytest.raises(Unsupported, match=f"{case.op} 'node'"):
         gradients(case, concrete(case), u)
+
+
+# ---- relevance -----------------------------------------------------------------------------------------------------
+KEEPS = ("Pad-", "Max-parameter", "Max-two and a", "Min-parameter", "Min-two and a")  # what falls on a constant
+SHARING = [c for c in DERIVABLE if OPS[c.op].lrp is not None and not str(c).startswith(KEEPS)]
+
+
+@pytest.mark.parametrize("case", SHARING, ids=str)
+def test_relevance_that_comes_back_is_what_was_there_less_the_share_of_the_bias(case: Case) -> None:
+    """Σ R_in = Σ R (y − f(0)) / y through sums and layers of weights, Σ R through the others."""
+    f, x = Exact(case), concrete(case)
+    y = f(x)
+    r = y * np.random.default_rng(1).standard_normal((K, *y.shape))
+    try:
+        back = gradients(case, x, r, rule=propagated(PROPORTIONAL))
+    except Unsupported as error:
+        assert OPS[case.op].ray is not None and "is not linear in its computed inputs" in str(error)
+        return
+    is_sum = OPS[case.op].lrp in (Flow.ADDS, Flow.WEIGHS)
+    bias = f(x | {n: np.zeros_like(x[n]) for n in derivable(case)}) if is_sum else 0.0
+    wanted = r * (1 - bias / np.where(y == 0, 1, y))
+    for k in range(K):
+        total, scale = (
+            sum(back[n][k].sum() for n in back),
+            np.abs(r[k]).sum() + sum(np.abs(back[n][k]).sum() for n in back),
+        )
+        assert abs(total - wanted[k].sum()) <= 1e-4 * scale, k
 
 
 # ---- matrices ------------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_a_number_may_be_nan_or_infinite(path: tuple[Any, ...], value: float) ->
 
 @pytest.mark.parametrize(
     "part",
-    ["ranking", "plan", "verify", "host", "tool", "accuracy", "deviation", "emitted", "bench", "checks"],
+    ["ranking", "plan", "verify", "host", "tool", "accuracy", "deviation", "drift", "emitted", "bench", "checks"],
 )
 def test_any_part_but_the_models_may_be_null(part: str) -> None:
     read(report(**{part: None}))
@@ -252,6 +252,21 @@ def test_what_was_not_proved_does_not_pass() -> None:
 
 def test_a_failure_weighs_more_than_a_missing_proof() -> None:
     assert verdict(report(verify=None, exit_code=1)) == "failed"
+
+
+def test_reasons_that_moved_are_said_and_a_class_without_samples_is_blank() -> None:
+    text = read(report()).text
+    assert "The reasons moved" in text and "0.31 on 64 samples, while 98.4 % of the answers stayed" in text
+    assert re.search(r"drill hole ?0 ?– ?– ?–", text)
+    assert "The reasons moved" not in read(report(drift=SAMPLE["drift"] | {"rank_correlation": 0.9})).text
+
+
+def test_why_explanations_were_not_compared_is_said() -> None:
+    why_not = SAMPLE["drift"] | {"why_not": "Loop 'l' has no gradient rule", "n": 0, "rank_correlation": None}
+    assert "Not compared: Loop 'l' has no gradient rule." in read(report(drift=why_not)).text
+    without = report()
+    del without["drift"]
+    assert "Explanation drift" not in read(without).text
 
 
 def test_a_result_slower_than_its_original_is_said() -> None:

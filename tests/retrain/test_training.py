@@ -304,6 +304,7 @@ def mistakes() -> Iterator[tuple[str, int, dict]]:
     yield r"the teacher answers .*, the model", 2, {"model": model, "samples": part, "teacher": three.model()}
     yield r"no optimiser 'adam'\. Did you mean 'adamw'", 2, {"optimiser": "adam"}
     yield r"epochs cannot be 0", 2, {"epochs": 0}
+    yield r"rates cannot be \(0\.1, 0\.1\)", 2, {"rates": (0.1, 0.1)}
     yield r"weight cannot be 1\.5", 2, {"weight": 1.5}
     yield r"no parameter or node is called 'nothing\*'", 2, {"model": model, "samples": part, "frozen": ("nothing*",)}
     yield r"every parameter is frozen", 2, {"model": model, "samples": part, "frozen": ("*",)}
@@ -322,7 +323,7 @@ def mistakes() -> Iterator[tuple[str, int, dict]]:
 @pytest.mark.parametrize("case", range(len(list(mistakes()))))
 def test_mistakes_are_one_line_with_a_way_out(case: int) -> None:
     told, code, more = list(mistakes())[case]
-    recipe = {k: more.pop(k) for k in ("optimiser", "epochs", "weight", "frozen", "batch") if k in more}
+    recipe = {k: more.pop(k) for k in ("optimiser", "epochs", "weight", "rates", "frozen", "batch") if k in more}
     with pytest.raises(JettisonError) as caught:
         retrain(recipe=Recipe(**({"epochs": 1} | recipe)), **more)
     assert re.search(told, str(caught.value)) and caught.value.exit_code == code, str(caught.value)

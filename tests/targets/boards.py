@@ -45,7 +45,7 @@ class Loopback:
     def left(self) -> list[str]:
         """The files of its temporary folder, and the processes that know of it, wherever they hang."""
         # os.walk, since sessions take folders away while we look; pathlib raises there
-        files = [str(Path(folder, name)) for folder, *names in os.walk(self.temporary) for name in sum(names, [])]
+        files = [str(Path(at, name)) for at, folders, names in os.walk(self.temporary) for name in (*folders, *names)]
         processes = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):

@@ -270,6 +270,14 @@ def test_a_difference_within_the_tolerance_is_told_with_the_latency(board: Loopb
     assert found.output_difference == pytest.approx(2**-17, rel=0.02)  # each product is rounded to 2^-24
 
 
+def test_a_larger_tolerance_is_the_way_out_that_a_small_difference_names(board: Loopback, relu_tflite: Path) -> None:
+    address = with_runtime(board, scaled(1 + 2**-10))
+    said = told(address, (relu_tflite, "litert"), rounds=1)
+    way_out = float(said.rpartition("--off-by ")[2])
+    (found,) = over_ssh(address, (relu_tflite, "litert"), rounds=1, tolerance=way_out)
+    assert found.output_difference == pytest.approx(2**-10, rel=0.01)
+
+
 def test_an_answer_of_another_shape_is_told(board: Loopback, relu_tflite: Path) -> None:
     source = RUNNING.format(body="self.array = self.array[0]").replace("[1]", "[1, 4]")
     said = told(with_runtime(board, source), (relu_tflite, "litert"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -13,6 +14,8 @@ import click
 from toolchain import __version__
 from toolchain.cli.configured import defaults
 from toolchain.errors import JettisonError, printable
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,10 +70,18 @@ def main() -> None:
     except MemoryError:
         code = complain("out of memory. Try a lower --max-memory or fewer samples", 3)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        code = complain(f"internal error: {type(error).__name__}: {error}. Run again with --debug and report it", 70)
+        code = unexpected(error, debug)
     sys.exit(code)
+
+
+def unexpected(error: Exception, debug: bool) -> int:
+    """A disk that is full or read-only, whoever was writing; everything else is our bug."""
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = error.filename or "a temporary file or the output"
+        return complain(f"cannot write {where}: {error.strerror}. Make room, or set TMPDIR to another disk", 3)
+    if debug:
+        traceback.print_exc()
+    return complain(f"internal error: {type(error).__name__}: {error}. Run again with --debug and report it", 70)
 
 
 def complain(text: str, code: int) -> int:

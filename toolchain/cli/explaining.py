@@ -1,4 +1,4 @@
-"""The command that explains: every figure and table of Lundstrom et al. 2022 for one network."""
+"""The command that explains: every figure and table of Lundstrom et al. 2022 and of Garcia et al. for one network."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import UsageError
 
@@ -37,13 +38,17 @@ from toolchain.errors import UsageError
 )
 @click.option("--figures", "asked", default="all", show_default=True, help="Names of figures with commas, or all.")
 @click.option(
-    "--layers", metavar="GLOB", help="Layers to explain. [default: dense ones and what a flatten makes, else the last]"
+    "--layers",
+    metavar="GLOB",
+    help="Layers to explain. [default: dense ones and what a flatten makes, else the last; all in occurrence maps]",
 )
 @click.option(
     "--classes",
     metavar="NAME,...",
     help="Classes to show, by name or number; sorted and class-curves are about the first. [default: all, 8 at most]",
 )
+@click.option("--methods", metavar="NAME,...", help="Of heatmaps. [default: all that the network has rules for]")
+@click.option("--at", metavar="LAYER", help="Value whose channels grad-cam weighs. [default: the last with places]")
 @click.option("--orders", default=5, show_default=True, help="Random orders of the prune curve.")
 @out_folder("explain-out")
 @STEPS
@@ -63,6 +68,8 @@ def explain(
     asked: str,
     layers: str | None,
     classes: str | None,
+    methods: str | None,
+    at: str | None,
     orders: int,
     out: Path,
     steps: int,
@@ -74,7 +81,7 @@ def explain(
     threads: int,
     force: bool,
 ) -> None:
-    """Figures of what the units of a network contribute, and of what it loses without them.
+    """Figures of what the units of a network contribute, of what it loses without them, and of when they fire.
 
     Each as SVG, PNG, CSV and JSON, and all of them on one page. Without labels or classes, those that need them are
     left out, and the page says why.
@@ -82,16 +89,19 @@ def explain(
     from toolchain.compress.groups import analyse
     from toolchain.data import load_samples
     from toolchain.explain import catalogue
+    from toolchain.explain.layers import hidden
     from toolchain.explain.writing import check_folder, origin, write_figure, write_pages
     from toolchain.model import load
 
-    names = catalogue.wanted(asked)
+    names, asked_methods = catalogue.wanted(asked), catalogue.methods_named(methods)
     loaded = load(model, parse_shapes(shapes))
     channels = analyse(loaded)
     groups = catalogue.layers_named(channels, layers)
-    check_folder(out, catalogue.stems(names, groups), force)
-    given = load_samples(data, loaded, pixels)
-    with progress(context) as (say, advance):
+    catalogue.check_layer(loaded, at)
+    fired = hidden(loaded, layers or "*")
+    with results_in(out), progress(context) as (say, advance):
+        check_folder(out, catalogue.stems(names, groups, fired), force)
+        given = load_samples(data, loaded, pixels)
         subject = catalogue.Subject(
             loaded,
             channels,
@@ -105,7 +115,11 @@ def explain(
             seed,
             threads,
             max_memory,
+            asked_methods,
+            at,
             advance,
+            fired,
+            catalogue.classes_named(loaded, given, classes, catalogue.MOST_COLUMNS),
         )
         begun = time.perf_counter()
         left_out = catalogue.missing(subject, names)
@@ -116,6 +130,7 @@ def explain(
         for name, why in left_out.items():
             say("left out", f"{name}: {why}", 0.0)
         settings = {"samples": samples, "steps": steps, "orders": orders, "seed": seed, "pixels": pixels}
+        settings |= {"methods": list(asked_methods) or None, "at": at}
         made_of = origin(
             loaded,
             (subject.data, *subject.tests),

@@ -37,6 +37,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import GateFailed
 
@@ -139,7 +140,6 @@ def finish(
     context: click.Context, path: Path, model: Any, calibration: Any, held_out: tuple[Any, ...], asked: dict[str, Any]
 ) -> None:
     """Run the job and print what came of it."""
-    from toolchain.files import folder
     from toolchain.pipeline import Job
     from toolchain.pipeline import compress as compress_model
 
@@ -148,7 +148,7 @@ def finish(
         settings["formats"] = tuple(f.strip() for f in settings["formats"].split(",") if f.strip())
         settings["recover"] = not settings.pop("no_recover")
     job = Job(path, calibration=calibration, held_out=held_out, arguments=tuple(context.obj["arguments"]), **settings)
-    with folder(job.out), progress(context) as (say, advance):
+    with results_in(job.out), progress(context) as (say, advance):
         report = compress_model(job, model, say, advance)
     summary(report)
     emitted = [e["path"] for e in (*report["emitted"], *report["quantised"])]
@@ -174,7 +174,11 @@ def summary(report: dict[str, Any]) -> None:
     ]
     bench = report["bench"]
     rows += [
-        row(f"latency {b['runtime']} µs", b["ns"]["p50"] / 1e3, a["ns"]["p50"] / 1e3)
+        row(
+            f"latency {b['runtime']} µs" if b["grade"] == "measured" else f"k instructions {b['target']}",
+            b["ns"]["p50"] / 1e3,
+            a["ns"]["p50"] / 1e3,
+        )
         for b, a in zip(bench[::2], bench[1::2], strict=True)
     ]
     for a in report["accuracy"]:

@@ -44,6 +44,10 @@ def parse_tolerance(context: click.Context, option: click.Parameter, text: str) 
 @click.option("--warmup", type=click.IntRange(0), help="Untimed ones before them: 10, or 1 where they are counted.")
 @click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE", help=".npz with an array per input.")
 @click.option("--timeout", type=click.FloatRange(1), metavar="SECONDS", help="For each run of a model.")
+@click.option(
+    "--off-by", type=click.FloatRange(0), default=1e-5, show_default=True, metavar="SHARE",
+    help="How far answers on a board may be from those here, relative to the largest; int8 outputs: a step at least.",
+)  # fmt: skip
 @click.option("--ops", is_flag=True, help="The time of each op too, the largest first; onnxruntime only.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Keep the rows, for --compare.")
 @click.option(
@@ -108,9 +112,9 @@ def taken(target: str, pairs: list[tuple[Path, str]], ops: bool, sampling: dict[
     """A measurement of each model."""
     from targets.runners import Asked, measure_on
 
-    runs = sampling["runs"]
-    count = min(runs or PROFILED, PROFILED) if ops else 0
-    asked = Asked(runs, sampling["warmup"], sampling["threads"], sampling["inputs"], count, sampling["timeout"])
+    count = min(sampling["runs"] or PROFILED, PROFILED) if ops else 0
+    own = {name: sampling[name] for name in ("runs", "warmup", "threads", "inputs")}
+    asked = Asked(**own, ops=count, timeout_s=sampling["timeout"], tolerance=sampling["off_by"])
     return measure_on(target, pairs, asked)
 
 
@@ -122,7 +126,8 @@ def try_out(target: str, pairs: list[tuple[Path, str]], sampling: dict[str, Any]
     from targets.virtual import measure_user
     from toolchain.tables import show
 
-    tried = measure_user(pairs, target, threads=sampling["threads"], inputs=sampling["inputs"])
+    asked = {"threads": sampling["threads"], "inputs": sampling["inputs"], "tolerance": sampling["off_by"]}
+    tried = measure_user(pairs, target, **asked)
     rows = [
         {
             "model": Path(t.model).name,
@@ -141,7 +146,9 @@ def try_out(target: str, pairs: list[tuple[Path, str]], sampling: dict[str, Any]
         if not trial.is_alike:
             told = f"its answers differ from this computer's by {trial.output_difference:.3g} relative"
             raise RunnerFailed(
-                f"{Path(trial.model).name}: {told}", target, "Try another --runtime, or the float32 file"
+                f"{Path(trial.model).name}: {told}",
+                target,
+                "Try another --runtime, the float32 file, or a larger --off-by",
             )
 
 

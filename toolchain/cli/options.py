@@ -40,8 +40,8 @@ PROFILE = click.option(
 BUDGET = click.option(
     "--budget",
     required=True,
-    help="Like params<=30%, flash<=2MiB, macs<=50%, ram<=1MiB, units<=50%, latency@local<=20ms or drop<=1 (points of "
-    "accuracy); several with commas, all of which hold.",
+    help="Like params<=30%, flash<=2MiB, macs<=50%, ram<=1MiB, units<=50%, latency@local<=20ms, "
+    "instructions@qemu-a53<=50% or drop<=1 (points of accuracy); several with commas, all of which hold.",
 )
 CRITERION = click.option(
     "--criterion",
@@ -170,8 +170,19 @@ def parse_share(text: str | None) -> float | None:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise UsageError(f"cannot read the accuracy '{text}'", way_out="Write it like 85%")
+        raise UsageError(f"cannot read the share '{text}'", way_out="Write it like 85%")
     return share
+
+
+@contextmanager
+def results_in(out: Path) -> Iterator[None]:
+    """The folder of a command's results, with no other run in it; where that cannot be known, a line says so."""
+    from toolchain.files import folder
+
+    with folder(out) as note:
+        if note:
+            click.echo(f"jettison: warning: {out}: {note}", err=True)
+        yield
 
 
 @contextmanager

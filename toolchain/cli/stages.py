@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,8 +35,13 @@ from toolchain.cli.options import (
     parse_cuts,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import GateFailed, UsageError
+
+if TYPE_CHECKING:
+    from toolchain.compress.plan import Plan
+    from toolchain.model import Model
 
 
 @cli.command()
@@ -120,7 +126,7 @@ def rank(
             sampled=parse_cuts(cuts),
         )
         found = ranked(job, loaded, channels, advance)
-    save_ranks(found, out, force)
+        save_ranks(found, out, force)
     show(
         [
             {
@@ -181,6 +187,16 @@ def gradient(model: Path, cut: str, target: str | None, out: Path, shapes: tuple
     help="Which units of a group go first.",
 )
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Use this plan.json instead of a budget.")
+@click.option(
+    "--from-findings",
+    "findings_file",
+    type=click.Path(path_type=Path),
+    help="Cut what the findings.json of jettison explain names, no more and no less: dead, unselective and redundant "
+    "kernels.",
+)
+@click.option(
+    "--weightless", is_flag=True, help="No budget: what nothing reads with a weight that is not 0, and constants."
+)
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan.")
 @click.option(
     "--mask-only", is_flag=True, help="Multiply by zero instead of removing: what the pruned model must equal."
@@ -201,6 +217,8 @@ def prune(
     approximate: bool,
     order: str,
     plan_file: Path | None,
+    findings_file: Path | None,
+    weightless: bool,
     plan_out: Path | None,
     mask_only: bool,
     dry_run: bool,
@@ -220,10 +238,12 @@ def prune(
     from toolchain.model import load, save
     from toolchain.tables import show
 
-    budget = None if plan_file is not None and is_configured("budget") else budget
-    if (budget is None) == (plan_file is None):
+    if is_configured("budget") and (plan_file is not None or findings_file is not None or weightless):
+        budget = None
+    if sum((budget is not None, plan_file is not None, findings_file is not None, weightless)) != 1:
         raise UsageError(
-            "a budget or a plan is needed, not both", way_out="Give --budget params<=30%, or --plan plan.json"
+            "a budget, a plan, findings or --weightless is needed, and one of them alone",
+            way_out="Give --budget params<=30%, --plan plan.json, --from-findings findings.json or --weightless",
         )
     for path in (out, plan_out):
         if path is not None and not dry_run:
@@ -234,6 +254,12 @@ def prune(
     if plan_file is not None:
         plan = load_plan(plan_file, loaded)
         channels = analyse(loaded, plan.approximate)
+    elif findings_file is not None:
+        channels = analyse(loaded, approximate)
+        plan = planned(loaded, channels, findings_file, keep)
+    elif weightless:
+        loaded, plan = settle(loaded, align, keep, plan_out)
+        channels = analyse(loaded)
     else:
         assert budget is not None
         channels = analyse(loaded, approximate)
@@ -265,6 +291,37 @@ def prune(
     if plan_out is not None:
         save_plan(plan, plan_out, force)
         click.echo(f"wrote {plan_out}")
+
+
+def planned(model: Any, channels: Any, path: Path, keep: tuple[str, ...]) -> Any:
+    """The plan that findings make; what they name and cannot go is told."""
+    import numpy as np
+
+    from toolchain.compress.budget import check_patterns
+    from toolchain.compress.plan import plan_without
+    from toolchain.explain.findings import load_findings, removal
+
+    check_patterns(keep, [g.name for g in channels.groups], "--keep")
+    gone = removal(load_findings(path, model), model, channels)
+    for layer, kernels in gone.stuck.items():
+        click.echo(f"stays     {layer}: {len(kernels)} kernels; jettison groups says why", err=True)
+    kept = [g.units for g in channels.groups if any(fnmatch(g.name, k) for k in keep)]
+    labels = np.setdiff1d(gone.labels, np.concatenate([np.zeros(0, np.int64), *kept]))
+    return plan_without(model, channels, labels, "findings")
+
+
+def settle(model: Model, align: str, keep: tuple[str, ...], plan_out: Path | None) -> tuple[Model, Plan]:
+    """The model with its constants in biases and the plan that takes weightless units out; says what has to stay."""
+    from toolchain.compress.weightless import weightless
+
+    clean, plan, stays = weightless(model, align, keep)
+    if clean is not model and plan_out is not None:
+        raise UsageError(
+            "what constant units give went into biases, which no plan can say", way_out="Leave --plan-out out"
+        )
+    for stay in stays:
+        click.echo(f"{stay.units} of the units of {stay.where} stay: {stay.reason}", err=True)
+    return clean, plan
 
 
 @cli.command()
@@ -439,14 +496,13 @@ def export(model: Path, out: Path, shapes: tuple[str, ...], form: str, **asked: 
     """Write other formats of a model, each checked against onnxruntime."""
     from dataclasses import asdict
 
-    from toolchain.files import folder
     from toolchain.model import load
     from toolchain.pipeline import asked_of, emission, quantised
     from toolchain.pipeline.quantised import check_rows, warnings
 
     loaded = load(model, parse_shapes(shapes))
     job = exporting(model, out, loaded, **asked)
-    with folder(out):
+    with results_in(out):
         results = destinations(job)
         integers = asked_of(job, results)
         about = [asdict(f) for f in emission(job, loaded, results)]

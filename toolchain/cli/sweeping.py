@@ -32,6 +32,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    results_in,
 )
 from toolchain.errors import GateFailed, UsageError
 
@@ -93,7 +94,6 @@ def sweep(
     """Accuracy against parameters, MACs, flash and latency: one cut for each budget, a table and a figure."""
     from toolchain.compress.budget import parse_term
     from toolchain.data import load_samples
-    from toolchain.files import folder
     from toolchain.model import load
     from toolchain.pipeline import Job
     from toolchain.pipeline.sweep import sweep as sweep_model
@@ -107,7 +107,7 @@ def sweep(
         budget=f"{quantity}<=100%", recover=not no_recover, arguments=tuple(context.obj["arguments"]),
         formats=tuple(f.strip() for f in formats.split(",") if f.strip()), **asked,
     )  # fmt: skip
-    with folder(job.out), progress(context) as (say, advance):
+    with results_in(job.out), progress(context) as (say, advance):
         body = sweep_model(job, loaded, terms, keep_files, say, advance)
     rows = body["rows"]
     show([{k.replace("after_", ""): r.get(k) for k in dict.fromkeys(k for r in rows for k in r)} for r in rows], form)

@@ -1,4 +1,4 @@
-"""The command that trains: retrain, in torch, which no other command loads."""
+"""The commands that train, in torch, which no other command needs: retrain and sparsify."""
 
 from __future__ import annotations
 
@@ -8,35 +8,68 @@ from typing import Any
 import click
 
 from toolchain.cli.app import cli
-from toolchain.cli.options import FORCE, MODEL, PIXELS, SEED, SHAPE, THREADS, parse_shapes, progress
+from toolchain.cli.options import (
+    ALIGN,
+    FORCE,
+    FORMAT,
+    MODEL,
+    PIXELS,
+    SEED,
+    SHAPE,
+    THREADS,
+    out_folder,
+    parse_shapes,
+    progress,
+)
+from toolchain.errors import UsageError
 from toolchain.retrain import History, Recipe
 
 FILE = click.Path(path_type=Path)
 
+OF_TRAINING = (
+    click.option(
+        "--data", type=FILE, required=True, help="Samples to train on: .npz, a folder for each class, or a .csv."
+    ),
+    click.option("--validation", type=FILE, help="Samples that choose the epoch to keep; the last is kept without."),
+    click.option("--teacher", type=FILE, help="The network before the cut: its answers are followed, labels or none."),
+    click.option("--epochs", default=Recipe.epochs, show_default=True),
+    click.option("--batch", default=Recipe.batch, show_default=True, help="Samples for each step."),
+    click.option("--rate", type=float, help="Highest learning rate. [default: 0.01, of adamw 0.001]"),
+    click.option("--optimiser", default=Recipe.optimiser, show_default=True, help="sgd, momentum or adamw."),
+    click.option("--decay", default=Recipe.decay, show_default=True, help="Of weights; biases and norms do not decay."),
+    click.option("--smoothing", default=Recipe.smoothing, show_default=True, help="Of the labels."),
+    click.option("--patience", type=int, help="Stop after so many epochs without a better one."),
+    click.option(
+        "--temperature", default=Recipe.temperature, show_default=True, help="At which a teacher is followed."
+    ),
+    click.option(
+        "--weight", default=Recipe.weight, show_default=True, help="Of the teacher where there are labels too."
+    ),
+    click.option(
+        "--target", type=click.Choice(["loss", "answer"]), help="Class scores or real values, if outputs mislead."
+    ),
+    click.option("--freeze", "frozen", multiple=True, metavar="GLOB", help="Parameters or nodes to leave as they are."),
+    click.option(
+        "--augment",
+        multiple=True,
+        metavar="KIND",
+        help="flip, shift:PIXELS, rotate:DEGREES, zoom:SHARE, brightness:SHARE or noise:DEVIATION, of images.",
+    ),
+)
+
+
+def of_training(command: Any) -> Any:
+    """A command with the options that say what is trained on, and how."""
+    for option in reversed(OF_TRAINING):
+        command = option(command)
+    return command
+
 
 @cli.command()
 @MODEL
-@click.option("--data", type=FILE, required=True, help="Samples to train on: .npz, a folder for each class, or a .csv.")
-@click.option("--validation", type=FILE, help="Samples that choose the epoch to keep; the last is kept without.")
-@click.option("--teacher", type=FILE, help="The network before the cut: its answers are followed, labels or none.")
-@click.option("--epochs", default=Recipe.epochs, show_default=True)
-@click.option("--batch", default=Recipe.batch, show_default=True, help="Samples for each step.")
-@click.option("--rate", type=float, help="Highest learning rate. [default: 0.01, of adamw 0.001]")
-@click.option("--optimiser", default=Recipe.optimiser, show_default=True, help="sgd or adamw.")
-@click.option("--decay", default=Recipe.decay, show_default=True, help="Of weights; biases and norms do not decay.")
-@click.option("--smoothing", default=Recipe.smoothing, show_default=True, help="Of the labels.")
-@click.option("--patience", type=int, help="Stop after so many epochs without a better one.")
-@click.option("--temperature", default=Recipe.temperature, show_default=True, help="At which a teacher is followed.")
-@click.option("--weight", default=Recipe.weight, show_default=True, help="Of the teacher where there are labels too.")
+@of_training
 @click.option(
-    "--target", type=click.Choice(["loss", "answer"]), help="Class scores or real values, if outputs mislead."
-)
-@click.option("--freeze", "frozen", multiple=True, metavar="GLOB", help="Parameters or nodes to leave as they are.")
-@click.option(
-    "--augment",
-    multiple=True,
-    metavar="KIND",
-    help="flip, shift:PIXELS, rotate:DEGREES, zoom:SHARE, brightness:SHARE or noise:DEVIATION, of images.",
+    "--keep-zeros", is_flag=True, help="Weights that are 0 stay 0: of a network that was pruned weight by weight."
 )
 @click.option("--checkpoint", type=FILE, help="File that the run is kept in, and goes on from if it was stopped.")
 @click.option("--history", type=FILE, help="Write every epoch to this JSON file.")
@@ -94,6 +127,81 @@ def retrain(
     if history is not None:
         write_history(history, epochs, asked, given.sha256)
         click.echo(f"wrote {history}")
+
+
+@cli.command()
+@MODEL
+@of_training
+@click.option("--rounds", type=click.IntRange(0), default=25, show_default=True, help="Of pruning and training.")
+@click.option("--share", default="20%", show_default=True, help="Of the weights that are left, to go in each round.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="Deliver the sparsest round that loses no more points of accuracy on --validation; the last without.",
+)
+@ALIGN
+@out_folder("sparse-out")
+@PIXELS
+@SHAPE
+@SEED
+@THREADS
+@FORMAT
+@FORCE
+@click.pass_context
+def sparsify(
+    context: click.Context,
+    model: Path,
+    data: Path,
+    validation: Path | None,
+    teacher: Path | None,
+    augment: tuple[str, ...],
+    rounds: int,
+    share: str,
+    max_drop: float | None,
+    align: str,
+    out: Path,
+    pixels: str,
+    shapes: tuple[str, ...],
+    form: str,
+    force: bool,
+    **recipe: Any,
+) -> None:
+    """Prune MODEL weight by weight in rounds, then take out the units that are left without weights.
+
+    In each round the smallest weights of all layers go, the others return to where they are in MODEL, and that network
+    is trained. DIR keeps every round: the same command goes on where it was stopped.
+    """
+    from dataclasses import asdict
+
+    from toolchain.cli.options import parse_share
+    from toolchain.data import load_samples
+    from toolchain.files import folder
+    from toolchain.model import load
+    from toolchain.pipeline import sparsifying
+    from toolchain.tables import show
+
+    asked, part = Recipe(**recipe), parse_share(share)
+    if max_drop is not None and validation is None:
+        raise UsageError("--max-drop needs samples that judge the rounds", way_out="Give --validation")
+    from toolchain.retrain import rounds as pruned  # after mistakes, since torch takes a second
+
+    given = load(model, parse_shapes(shapes))
+    samples = load_samples(data, given, pixels)
+    judge = None if validation is None else load_samples(validation, given, pixels)
+    with folder(out), progress(context) as (say, advance):
+        sparsifying.check_files(out, force)
+        series = pruned(
+            given, samples, judge, asked, out, count=rounds, share=part or 0.0, augment=augment,
+            teacher=None if teacher is None else load(teacher, parse_shapes(shapes)), progress=advance,
+        )  # fmt: skip
+        chosen, rows = sparsifying.sparsified(series, judge, max_drop, align, asked.threads, say)
+        about = {"recipe": asdict(asked), "share": part}
+        files = sparsifying.deliver(chosen, rows, given, about, out)
+    show(rows, form)
+    for stay in chosen.structured.stays:
+        click.echo(f"{stay.units} of the units of {stay.where} stay: {stay.reason}", err=True)
+    click.echo(f"wrote {', '.join(map(str, files))} of round {chosen.round.number}", err=form != "table")
 
 
 def told(history: History) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.cli.options import results_in
 from toolchain.errors import RunnerFailed, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -27,19 +28,19 @@ def opened(where: str, count: int | None, folder: Path) -> Iterator[Workers]:
     kind, _, address = where.partition(":")
     if kind and kind not in EXECUTORS:
         raise UsageError(f"there is no executor '{kind}'", way_out=nearest(kind, EXECUTORS))
-    folder.mkdir(exist_ok=True)
-    try:
-        if not kind:
-            yield Workers(folder=folder)
-        else:
-            with EXECUTORS[kind](address, count) as (executor, found):
-                yield Workers(executor, found, folder)
-        for file in folder.glob("cut*.npz"):
-            file.unlink()
-    finally:  # what was stopped finds its sums again; a mistake leaves nothing
-        (folder / "network.onnx").unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    with results_in(folder):
+        try:
+            if not kind:
+                yield Workers(folder=folder)
+            else:
+                with EXECUTORS[kind](address, count) as (executor, found):
+                    yield Workers(executor, found, folder)
+            for file in (*folder.glob("cut*.npz"), *folder.glob(".*.tmp")):
+                file.unlink()
+        finally:  # what was stopped finds its sums again; a mistake leaves nothing
+            (folder / "network.onnx").unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 @contextmanager

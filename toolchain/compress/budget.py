@@ -15,9 +15,10 @@ COUNTS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 NANOSECONDS = {"ns": 1, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
 POINTS = {"": 1, "point": 1, "points": 1}
 TERMS = {
-    "params": COUNTS, "macs": COUNTS, "flash": BYTES, "ram": BYTES, "units": {}, "latency": NANOSECONDS, "drop": POINTS,
+    "params": COUNTS, "macs": COUNTS, "flash": BYTES, "ram": BYTES, "units": {}, "latency": NANOSECONDS,
+    "instructions": COUNTS, "drop": POINTS,
 }  # fmt: skip
-TARGETS = ("local",)  # of latency
+ON_TARGET = {"latency": "local", "instructions": "qemu-a53"}  # what is taken on a target, such as this one
 COUNTED = ("params", "macs", "flash", "ram", "units")  # what a plan is costed by; the others are measured
 NUMBER = r"-?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 
@@ -26,14 +27,16 @@ NUMBER = r"-?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 class Term:
     """One limit: at most `limit` of a quantity, or at most this share of the original.
 
-    limit  params, MACs, bytes, nanoseconds or accuracy points
-    text   as it was asked for
+    limit   params, MACs, bytes, nanoseconds, instructions or accuracy points
+    text    as it was asked for
+    target  where latency is measured, or instructions counted
     """
 
     quantity: str
     limit: float
     is_share: bool
     text: str = ""
+    target: str | None = None
 
     def bound(self, original: float) -> float:
         """The limit in the quantity's own unit."""
@@ -55,7 +58,7 @@ def parse_budget(text: str) -> tuple[Term, ...]:
     terms = [parse_term(part.strip()) for part in text.split(",")]
     for i, term in enumerate(terms):
         for other in terms[:i]:
-            if (other.quantity, other.is_share) == (term.quantity, term.is_share):
+            if (other.quantity, other.target, other.is_share) == (term.quantity, term.target, term.is_share):
                 raise UsageError(
                     f"budget '{term.quantity}' is given twice: {other.text} and {term.text}",
                     way_out=f"Keep {min(other, term, key=lambda t: t.limit).text}, which is the tighter one",
@@ -80,20 +83,18 @@ def parse_term(text: str) -> Term:
     if unit == "%" and quantity != "drop":
         if value > 100:
             raise UsageError(f"budget '{text}' is more than the original", way_out="Give at most 100%")
-        return Term(quantity, value / 100, True, text)
+        return Term(quantity, value / 100, True, text, target)
     if unit in TERMS[quantity]:
-        return Term(quantity, value * TERMS[quantity][unit], False, text)
+        return Term(quantity, value * TERMS[quantity][unit], False, text, target)
     known = " ".join(["%"] * (quantity != "drop") + [u for u in TERMS[quantity] if u])
     raise UsageError(f"unknown unit '{unit or 'none'}' of budget '{quantity}'", way_out=f"Use {known}")
 
 
 def check_target(quantity: str, target: str | None) -> None:
-    """Latency is of a target that there is, and nothing else is; raises UsageError."""
-    known = ", ".join(f"latency@{t}" for t in TARGETS)
-    if quantity == "latency" and target not in TARGETS:
-        named = f"there is no target '{target}'" if target else "budget 'latency' needs a target"
-        raise UsageError(named, way_out=f"Use {known}")
-    if quantity != "latency" and target is not None:
+    """What runs is of a target, and nothing else is; raises UsageError."""
+    if quantity in ON_TARGET and target is None:
+        raise UsageError(f"budget '{quantity}' needs a target", way_out=f"Use {quantity}@{ON_TARGET[quantity]}")
+    if quantity not in ON_TARGET and target is not None:
         raise UsageError(f"budget '{quantity}' has no target, '{target}' was given", way_out=f"Use {quantity}<=…")
 
 

@@ -222,6 +222,23 @@ def tallies(model: Model, parts: Mapping[ir.Value, Sequence[Part]]) -> dict[str,
     }
 
 
+def least(
+    units: NDArray[np.int64], places: NDArray[np.int64], owner: NDArray[np.int64], size: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of each group [g], how many places go at least with any one of its units.
+
+    units, places  of each row that is flattened: the unit it belongs to, and how many removable places it fills
+    """
+    found = np.zeros_like(size)
+    known, at = np.unique(units, return_inverse=True)
+    of_each = np.bincount(at, places).astype(np.int64)
+    for g in np.unique(owner[known]):
+        mine = of_each[owner[known] == g]
+        if g >= 0 and len(mine) == size[g]:
+            found[g] = mine.min()
+    return found
+
+
 def flattens(channels: Channels, owner: NDArray[np.int64]) -> tuple[Flatten, ...]:
     """Every flatten whose places may go; owner says which group a label belongs to, -1 for none."""
     labels = channels.labels
@@ -232,8 +249,7 @@ def flattens(channels: Channels, owner: NDArray[np.int64]) -> tuple[Flatten, ...
         places = labels.root[inner]
         group = int(owner[places[0, 0]])
         if group >= 0:
-            owners = owner[labels.root[outer]]
-            taken = np.bincount(owners[owners >= 0], minlength=len(size)) * inner.shape[1] // np.maximum(size, 1)
+            taken = least(labels.root[outer], (owner[places] == group).sum(axis=1), owner, size)
             found.setdefault(int(places.min()), []).append((values[int(inner.min())], group, taken))
     return tuple(
         Flatten(tuple(dict.fromkeys(v for v, _, _ in axes)), axes[0][1], np.stack([p for _, _, p in axes]))

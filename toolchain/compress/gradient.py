@@ -14,7 +14,7 @@ sample and node: only these ride back through C and are mixed where the sum over
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -279,14 +279,36 @@ class Writer:
 
 
 # ---- reverse mode ----------------------------------------------------------------------------------------------------
+Cotangents = Sequence[ir.Value | None]
+Rule = Callable[[Tape, ir.Node, ir.Node, Cotangents], Cotangents]
+
+
+def pulled_back(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents:
+    """Cotangents of a node's inputs from those of its outputs, None where none arrives, by its op's rule."""
+    entry = find(node)
+    way_out = "Use --criterion magnitude, or leave its layers out with --layers"
+    if entry is None or entry.vjp is None:
+        raise NoGradient(f"{where(node)} has no gradient rule", way_out=way_out)
+    if not entry.several and any(dy is not None for dy in dys[1:]):
+        raise NoGradient(f"{where(node)} has no gradient rule for outputs beyond its first", way_out=way_out)
+    try:
+        return entry.vjp(g, copy, list(dys) if entry.several else dys[0])
+    except NotImplementedError as error:
+        raise NoGradient(f"{where(node)}: {error}", way_out=way_out) from error
+
+
 def backward(
     g: Tape,
     nodes: Sequence[ir.Node],
     copies: dict[ir.Value, ir.Value],
     seeds: dict[ir.Value, ir.Value],
     wanted: Sequence[ir.Value],
+    rule: Rule = pulled_back,
 ) -> dict[ir.Value, ir.Value]:
-    """Reverse mode over copied nodes: cotangents of `wanted` from those of `seeds`, keyed by the network's values."""
+    """Reverse mode over copied nodes: cotangents of `wanted` from those of `seeds`, keyed by the network's values.
+
+    rule  (tape, node, its copy, cotangents of its outputs) -> those of its inputs: the gradient's, or another
+    """
     moving = set(wanted)
     for node in nodes:
         if any(v in moving for v in node.inputs):
@@ -301,7 +323,7 @@ def backward(
         if any(batch_axis(v) is None or per_sample(v) > 1 for v in node.inputs if v is not None and v in moving):
             # of several rows a sample no shared one can tell which is whose
             dys = [None if dy is None else g.every(dy, copies[y]) for dy, y in zip(dys, node.outputs, strict=True)]
-        grads = pulled_back(g, node, copy, dys)
+        grads = rule(g, node, copy, dys)
         for i, (v, dx) in enumerate(zip(node.inputs, grads, strict=True)):
             if v is None or v not in moving:
                 continue
@@ -313,17 +335,3 @@ def backward(
                     way_out="Use --criterion magnitude, or leave its layers out with --layers",
                 )
     return {v: cotangents[v] for v in wanted if v in cotangents}
-
-
-def pulled_back(g: Tape, node: ir.Node, copy: ir.Node, dys: Sequence[ir.Value | None]) -> Sequence[ir.Value | None]:
-    """Cotangents of a node's inputs from those of its outputs, None where none arrives, by its op's rule."""
-    entry = find(node)
-    way_out = "Use --criterion magnitude, or leave its layers out with --layers"
-    if entry is None or entry.vjp is None:
-        raise NoGradient(f"{where(node)} has no gradient rule", way_out=way_out)
-    if not entry.several and any(dy is not None for dy in dys[1:]):
-        raise NoGradient(f"{where(node)} has no gradient rule for outputs beyond its first", way_out=way_out)
-    try:
-        return entry.vjp(g, copy, list(dys) if entry.several else dys[0])
-    except NotImplementedError as error:
-        raise NoGradient(f"{where(node)}: {error}", way_out=way_out) from error

@@ -50,11 +50,13 @@ def attribute_input(
     target: str | None = None,
     steps: int = 32,
     threads: int = 1,
+    most_rows: int = ROWS,
 ) -> InputAttribution:
     """Attributions to one input.
 
-    inputs    {name: [n, *s]}; other inputs keep their values along the path
-    baseline  x', [*s] or one number
+    inputs     {name: [n, *s]}; other inputs keep their values along the path
+    baseline   x', [*s] or one number
+    most_rows  samples times nodes of one run
 
     Raises UsageError for an input that there is not, Unsupported where an op has no gradient rule.
     """
@@ -71,7 +73,7 @@ def attribute_input(
     gradient = session(graph.ir, threads)
     alpha, weight = quadrature(steps)
     found, changes = [], []
-    size = max(1, ROWS // steps)
+    size = max(1, most_rows // steps)
     for start in range(0, len(labels), size):
         part = {k: v[start : start + size] for k, v in inputs.items()}
         part[name] = part[name] - x0

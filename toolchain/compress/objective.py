@@ -88,10 +88,10 @@ def dims_or_none(value: ir.Value) -> tuple[int, ...]:
 def logits_of(output: ir.Value) -> ir.Value:
     """The value whose softmax is the answer: the output, or what its last softmax reads."""
     node = output.producer()
-    while node is not None and node.op_type in ("Identity", "Softmax"):
+    while node is not None and node.op_type in ("Identity", "Softmax", "LogSoftmax"):
         inner = node.inputs[0]
         assert inner is not None
-        if node.op_type == "Softmax":
+        if node.op_type != "Identity":
             return inner
         node = inner.producer()
     return output

@@ -192,19 +192,34 @@ def plan_within(of: Removable, terms: Sequence[Term]) -> Plan:
     removed = chosen(channels, of.order, of.costing.with_places(size - kept), of.gone)
     removed = with_orphans(channels, removed, step, least, free)
     counts = np.array([len(r) for r in removed], np.int64)
-    costs = {q: (int(b), int(a)) for q, b, a in zip(COUNTERS, before, of.costing.costs(counts), strict=True)}
-    used = {t.text: costs[t.quantity][1] / t.bound(original[t.quantity]) for t in limits}
+    plan = as_plan(of.model, channels, of.costing, removed, ",".join(t.text for t in terms), of.align)
+    used = {t.text: plan.costs[t.quantity][1] / t.bound(original[t.quantity]) for t in limits}
     ratio = (size - counts)[free] / np.maximum(size * share, 1)[free]
     used |= {t.text: float(ratio.max(initial=0)) for t in terms if t.quantity == "units"}
+    return replace(plan, used=used)
+
+
+def plan_without(model: Model, channels: Channels, labels: Ids, because: str) -> Plan:
+    """The plan by which these units go, and what goes along with them; `because` stands where a budget does."""
+    gone = channels.flags(channels.closure(labels))
+    removed = [np.flatnonzero(gone[g.units]) for g in channels.groups]
+    return as_plan(model, channels, costing(model, channels), removed, because, "off")
+
+
+def as_plan(
+    model: Model, channels: Channels, counting: Costing, removed: Sequence[Ids], budget: str, align: str
+) -> Plan:
+    """Indices of the units that go of each group, with widths and costs before and after."""
+    counts = np.array([len(r) for r in removed], np.int64)
+    before, after = counting.costs(np.zeros_like(counts)), counting.costs(counts)
     return Plan(
-        of.model.sha256,
-        ",".join(t.text for t in terms),
-        of.align,
+        model.sha256,
+        budget,
+        align,
         {g.name: tuple(r.tolist()) for g, r in zip(channels.groups, removed, strict=True)},
         {g.name: (len(g), len(g) - len(r)) for g, r in zip(channels.groups, removed, strict=True)},
-        costs,
-        used,
-        channels.approximate,
+        {q: (int(b), int(a)) for q, b, a in zip(COUNTERS, before, after, strict=True)},
+        approximate=channels.approximate,
     )
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.arrays import DAMAGED, read_arrays
 from toolchain.compress.groups import Channels
 from toolchain.errors import BadInput
 from toolchain.files import check_new, write_atomic
 from toolchain.model import Model
-from toolchain.validate import read_bytes
 
 F64 = NDArray[np.float64]
 
@@ -40,12 +36,6 @@ class Ranks:
     expected: dict[str, F64] = field(default_factory=dict)
 
 
-DAMAGED = (  # what numpy, zipfile and json raise over a damaged file
-    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, EOFError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
-
-
 def save_ranks(ranks: Ranks, path: Path, force: bool = False) -> None:
     """Write ranks.npz: arrays by number, names and facts as JSON, so that no group's name is ever a path."""
     check_new(path, force)
@@ -61,15 +51,16 @@ def save_ranks(ranks: Ranks, path: Path, force: bool = False) -> None:
 
 def load_ranks(path: Path, model: Model, channels: Channels) -> Ranks:
     """Read ranks.npz; raises BadInput unless it was made for this model and fits its groups."""
+    way_out = "Make one with jettison rank"
+    file = read_arrays(path, "a ranks.npz file", way_out)
     try:
-        with np.load(io.BytesIO(read_bytes(path, "a ranks.npz file")), allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            names = [str(n) for n in about["groups"]]
-            scores = {n: file[f"scores{i}"].astype(np.float64) for i, n in enumerate(names)}
-            dead = {n: file[f"dead{i}"].astype(bool) for i, n in enumerate(names)}
-            expected = {n: file[f"expected{i}"] for i, n in enumerate(names) if f"expected{i}" in file}
+        about = json.loads(file["about"].tobytes())
+        names, facts = [str(n) for n in about["groups"]], dict(about.get("facts", {}))
+        scores = {n: file[f"scores{i}"].astype(np.float64) for i, n in enumerate(names)}
+        dead = {n: file[f"dead{i}"].astype(bool) for i, n in enumerate(names)}
+        expected = {n: file[f"expected{i}"] for i, n in enumerate(names) if f"expected{i}" in file}
     except DAMAGED as error:
-        raise BadInput("is no ranks.npz file of jettison", str(path), "Make one with jettison rank") from error
+        raise BadInput("is no ranks.npz file of jettison", str(path), way_out) from error
     if about.get("sha256") != model.sha256:
         raise BadInput(
             f"ranks were made for sha256 {str(about.get('sha256'))[:12]}…, the model is {model.sha256[:12]}…", str(path)
@@ -78,4 +69,4 @@ def load_ranks(path: Path, model: Model, channels: Channels) -> Ranks:
         mine = (scores[g.name], dead[g.name]) if g.name in scores else ()
         if any(a.shape != (len(g),) or not np.isfinite(a).all() for a in mine):
             raise BadInput(f"scores of group '{g.name}' do not fit its {len(g)} units", str(path))
-    return Ranks(model.sha256, scores, dead, dict(about.get("facts", {})), expected)
+    return Ranks(model.sha256, scores, dead, facts, expected)

@@ -111,6 +111,12 @@ def parsed(schema: Any, data: bytes | mmap) -> Contents:
         signed |= {m.TensorIndex(): m.Name().decode() for m in maps}
     ends = numbers(graph, "Inputs"), numbers(graph, "Outputs")
     inputs, outputs = ({signed.get(t, tensors[t].name): t for t in side} for side in ends)
+    read = [t for op in ops for t in op.inputs if t != -1]
+    made = [t for side in (*ends, *(op.outputs for op in ops)) for t in side]
+    if any(not 0 <= t < len(tensors) for t in (*read, *made)) or not all(op.outputs for op in ops):
+        raise IndexError("a tensor that is none, or an op that makes nothing")
+    if any(d < 0 for t in tensors for d in t.shape):
+        raise ValueError("a negative dimension")
     return Contents(tensors, ops, inputs, outputs, file.SubgraphsLength())
 
 

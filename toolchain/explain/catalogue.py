@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
 
@@ -17,11 +17,17 @@ from toolchain.data import Samples
 from toolchain.errors import Unsupported, UsageError
 from toolchain.explain import figures
 from toolchain.explain.figure import Figure
+from toolchain.explain.findings import Finding, findings, units_of
+from toolchain.explain.heatmaps import METHODS, image_tail, layer_of
+from toolchain.explain.judging import Judged, images_for, judge
+from toolchain.explain.layers import Activation, hidden
+from toolchain.explain.occurrence import Occurrence, check_size, class_names, occurrences
 from toolchain.explain.units import Layer, layers_of
 from toolchain.explain.writing import stem
 from toolchain.model import Model
 
 MOST_CLASSES = 8  # that colours can tell apart
+MOST_COLUMNS = 32  # classes that a grid of maps shows
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,12 @@ class Subject:
     data    samples to attribute over, at most `samples` of them, balanced over classes
     tests   further sets; curves are measured on the first, or on `data` if there is none
     groups  the ranked layers
+    fired   conv and dense layers whose occurrence maps are shown
+    columns {class: its name}, the columns of occurrence maps; those of `names` if there are none
     names   {class: its name}, those to show; the first is the one that `sorted` and `class-curves` are about
     orders  random orders of the prune curve
+    methods of heatmaps, () for all that the network has rules for
+    at      the layer that class activation maps weigh, None for the last
     """
 
     model: Model
@@ -47,7 +57,33 @@ class Subject:
     seed: int = 0
     threads: int = 1
     max_memory: int | None = None
+    methods: tuple[str, ...] = ()
+    at: str | None = None
     progress: Progress = lambda stage, done, total: None
+    fired: tuple[Activation, ...] = ()
+    columns: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def occurrences(self) -> dict[str, Occurrence]:
+        """{layer: how often its kernels fire}, over all of the data."""
+        found = occurrences(self.model, self.data, [a.value for a in self.fired], self.threads, progress=self.progress)
+        return {o.layer: o for o in found}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the occurrence maps say."""
+        last = next((a.layer for a in reversed(hidden(self.model))), "")
+        each = (findings(self.occurrences[a.layer], a, a.layer == last) for a in self.fired)
+        return [f for found in each for f in found]
+
+    def group_of(self, about: Activation) -> Group | None:
+        """The units that are a layer's kernels, or None where they cannot be masked alone."""
+        key = self.channels.values[about.value], about.axis
+        if self.model.batch != "free" or key not in self.channels.labels.axes:
+            return None
+        units = units_of(about, self.channels)
+        alike = (g for g in self.channels.groups if g.kind != "position" and set(g.units) == set(units))
+        return next((g for g in alike if len(g) == len(units)), None)
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -64,6 +100,16 @@ class Subject:
         """What curves are measured on."""
         samples, memory = (*self.tests, self.data)[0], min((self.max_memory or 1 << 30) // 4, 1 << 28)
         return figures.Trial(self.model, self.channels, samples, self.threads, memory, progress=self.progress)
+
+    @cached_property
+    def judged(self) -> Judged:
+        """The heatmaps of every method, judged on as many images as that is affordable for."""
+        images = min(self.samples, images_for(self.model, len(self.methods or METHODS), self.orders))
+        picked = self.trial.samples.balanced(images, self.seed)
+        return judge(
+            self.model, picked, self.methods, at=self.at, orders=self.orders, seed=self.seed, threads=self.threads,
+            progress=self.progress,
+        )  # fmt: skip
 
     @property
     def has_classes(self) -> bool:
@@ -102,6 +148,22 @@ def differentiable(subject: Subject) -> str | None:
     return None if subject.model.batch == "free" else f"the graph runs at batch {subject.model.batch} only"
 
 
+def several(subject: Subject) -> str | None:
+    """Images of two classes or more."""
+    seen = 0 if subject.data.labels is None else len(np.unique(subject.data.labels))
+    return None if seen > 1 else f"occurrence maps compare classes, and {subject.data.name} has {seen}"
+
+
+def fired(subject: Subject) -> str | None:
+    """A layer whose kernels fire, of a size that memory holds."""
+    try:
+        for about in subject.fired:
+            check_size(about, subject.channels.values[about.value], len(class_names(subject.model, subject.data)))
+    except Unsupported as error:
+        return str(error)
+    return None if subject.fired else "there is no conv or dense layer before the answer"
+
+
 def units(subject: Subject) -> str | None:
     """Something that can be removed."""
     return None if subject.groups else "no unit of the network can be removed: jettison groups says why"
@@ -118,11 +180,14 @@ def attributions(subject: Subject) -> str | None:
 # ---- the figures ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Entry:
-    """One name that --figures knows: how its figures are made, what they need, and whether every layer has one."""
+    """One name that --figures knows: how its figures are made, what they need, and what each of them is about.
+
+    about  (ranked layers, layers with occurrence maps) -> names, one for each figure
+    """
 
     make: Callable[[Subject], Iterator[Figure]]
     needs: tuple[Need, ...] = ()
-    is_of_layers: bool = False
+    about: Callable[[Sequence[Group], Sequence[Activation]], list[str]] = lambda groups, fired: [""]
 
 
 def alone(make: Callable[[Subject], Figure], *needs: Need) -> Entry:
@@ -132,7 +197,23 @@ def alone(make: Callable[[Subject], Figure], *needs: Need) -> Entry:
 
 def of_layers(make: Callable[[Subject, Layer], Figure], *needs: Need) -> Entry:
     """One figure for every ranked layer."""
-    return Entry(lambda s: (make(s, layer) for layer in s.layers), (*needs, units, attributions), True)
+    return Entry(
+        lambda s: (make(s, layer) for layer in s.layers),
+        (*needs, units, attributions),
+        lambda groups, fired: [g.name for g in groups],
+    )
+
+
+def of_maps(make: Callable[[Subject, Activation, Occurrence], Figure]) -> Entry:
+    """One figure for every conv and dense layer."""
+    return Entry(
+        lambda s: (make(s, a, s.occurrences[a.layer]) for a in s.fired),
+        MAPPED,
+        lambda groups, fired: [a.layer for a in fired],
+    )
+
+
+MAPPED: tuple[Need, ...] = (classes, labels, several, fired)
 
 
 FIGURES: dict[str, Entry] = {
@@ -145,6 +226,17 @@ FIGURES: dict[str, Entry] = {
         images,
         differentiable,
     ),
+    "heatmaps": alone(
+        lambda s: figures.heatmap_grid(s.model, s.data, s.names, s.methods, s.at, s.seed, s.threads),
+        classes,
+        labels,
+        images,
+        differentiable,
+    ),
+    "perturbation": alone(
+        lambda s: figures.perturbation(s.judged, s.trial.samples.name), classes, images, differentiable
+    ),
+    "quality": alone(lambda s: figures.quality_table(s.judged, s.trial.samples.name), classes, images, differentiable),
     "classes": alone(lambda s: figures.class_counts(s.data, s.names), classes, labels),
     "splits": alone(lambda s: figures.splits(s.model, (s.data, *s.tests), s.threads), classes, labels),
     "unit": of_layers(lambda s, l: figures.unit(l, s.names), classes, labels),
@@ -159,6 +251,11 @@ FIGURES: dict[str, Entry] = {
     "layer-curves": alone(lambda s: figures.layer_curves(s.trial, s.layers), classes, labels, units, attributions),
     "joint-curves": alone(lambda s: figures.joint_curves(s.trial, s.layers), classes, labels, units, attributions),
     "parameters": alone(lambda s: figures.parameters(s.model, s.channels, s.groups), units),
+    "occurrence": of_maps(lambda s, a, o: figures.occurrence_maps(o, s.columns or s.names)),
+    "occurrence-difference": of_maps(lambda s, a, o: figures.occurrence_differences(o)),
+    "selectivity": of_maps(lambda s, a, o: figures.selectivity_maps(o, s.columns or s.names)),
+    "class-kernels": of_maps(lambda s, a, o: figures.class_kernels(o, a, s.trial, s.group_of(a), s.columns or s.names)),
+    "findings": alone(lambda s: figures.findings_table(s.findings), *MAPPED),
 }
 
 
@@ -173,9 +270,9 @@ def wanted(text: str) -> tuple[str, ...]:
     return tuple(n for n in FIGURES if "all" in asked or n in asked)
 
 
-def stems(names: Sequence[str], groups: Sequence[Group]) -> list[str]:
+def stems(names: Sequence[str], groups: Sequence[Group], fired: Sequence[Activation] = ()) -> list[str]:
     """What the files of these figures are called."""
-    return [stem(n, about) for n in names for about in ([g.name for g in groups] if FIGURES[n].is_of_layers else [""])]
+    return [stem(n, about) for n in names for about in FIGURES[n].about(groups, fired)]
 
 
 def missing(subject: Subject, names: Sequence[str]) -> dict[str, str]:
@@ -200,10 +297,28 @@ def layers_named(channels: Channels, pattern: str | None) -> tuple[Group, ...]:
     return found
 
 
-def classes_named(model: Model, data: Samples, text: str | None) -> dict[int, str]:
+def methods_named(text: str | None) -> tuple[str, ...]:
+    """'gradient,grad-cam' -> names in the order of METHODS, () for None; raises UsageError for an unknown one."""
+    if text is None:
+        return ()
+    asked = {part.strip() for part in text.split(",") if part.strip()}
+    unknown = sorted(asked - {*METHODS})
+    if unknown or not asked:
+        way_out = f"Use some of {', '.join(METHODS)}"
+        raise UsageError(f"unknown method '{unknown[0] if unknown else text}'", way_out=way_out)
+    return tuple(m for m in METHODS if m in asked)
+
+
+def check_layer(model: Model, name: str | None) -> None:
+    """Raise UsageError unless it is a layer that class activation maps can weigh."""
+    if name is not None:
+        layer_of(image_tail(model), name)
+
+
+def classes_named(model: Model, data: Samples, text: str | None, most: int | None = None) -> dict[int, str]:
     """{class: its name} in the order that is asked for, by name or number.
 
-    By default all of them, or the 8 with most samples. Raises UsageError for an unknown class.
+    By default all of them, or those with most samples, 8 or `most`. Raises UsageError for an unknown class.
     """
     objective = objective_of(model)
     if not isinstance(objective, Classes):
@@ -211,8 +326,8 @@ def classes_named(model: Model, data: Samples, text: str | None) -> dict[int, st
     names = {k: data.classes[k] if k < len(data.classes) else str(k) for k in range(objective.classes)}
     if text is None:
         counts = np.bincount(np.zeros(0, np.int64) if data.labels is None else data.labels, minlength=len(names))
-        most = sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist())
-        return {k: names[k] for k in most}
+        shown = sorted(np.argsort(-counts, kind="stable")[: most or MOST_CLASSES].tolist())
+        return {k: names[k] for k in shown}
     number = {str(k): k for k in names} | {name: k for k, name in names.items()}
     asked = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [a for a in asked if a not in number]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.explain.atlas import Atlas
+
 F64 = NDArray[np.float64]
 Scalar = str | int | float | bool | None
 Row = dict[str, Scalar]
@@ -131,15 +133,51 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images [h, w, 3] or [h, w] in 0..1, each with its title and its number in the data."""
+    """Images [h, w, 3 or 1] or [h, w] in 0..1, each with its title and its number in the data.
+
+    columns  images of a row; a title may reach over those beside it that have none
+    """
 
     images: tuple[NDArray[np.float32], ...]
     titles: tuple[str, ...]
     numbers: tuple[int, ...]
+    columns: int = 5
 
     def rows(self) -> list[Row]:
         """One for each image."""
         return [{"title": t, "sample": n} for t, n in zip(self.titles, self.numbers, strict=True)]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A small map for each row and column, such as kernels by classes; those of one entry make a matrix.
+
+    maps         [row, column, h, w], nan where there is nothing to show
+    down, across names of rows and columns; `row` and `column` say what they are
+    shown        rows that a picture shows, from the top; the numbers are of all
+    low, high    values at the ends of the colours; where low < 0 they part at 0
+    """
+
+    maps: F64
+    down: tuple[str, ...]
+    across: tuple[str, ...]
+    row: str
+    column: str
+    quantity: str
+    shown: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+    def rows(self) -> list[Row]:
+        """Mean and ends of each map."""
+        found: list[Row] = []
+        for name, cells in zip(self.down, self.maps.reshape(*self.maps.shape[:2], -1), strict=True):
+            for other, cell in zip(self.across, cells, strict=True):
+                several = {"lowest": cell.min(), "highest": cell.max()} if len(cell) > 1 else {}
+                ends = {"mean": cell.mean()} | several
+                row: Row = {self.row: name, self.column: other}
+                found.append(row | {k: None if np.isnan(v) else float(v) for k, v in ends.items()})
+        return found
 
 
 @dataclass(frozen=True)
@@ -166,7 +204,7 @@ class Panels:
         return [{"panel": t} | r for t, c in zip(self.titles, self.charts, strict=True) for r in c.rows()]
 
 
-Chart = Bars | Lines | Trade | Histogram | Gallery | Boxes | Panels
+Chart = Bars | Lines | Trade | Histogram | Gallery | Atlas | Grid | Boxes | Panels
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolchain.errors import printable
-from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Histogram, Lines, Panels, Trade, assured
+from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Grid, Histogram, Lines, Panels, Trade, assured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +36,8 @@ SHORT = 3  # letters of a category up to which bars stand
 LETTERS = 96  # of a legend, in one line
 BOXES_IN_A_ROW = 5
 MOST_BOXES = 60
+LARGEST_MAP = 48  # entries along a side of a map in a grid: larger ones are averaged over blocks
+BLANK = "#e4e4e4"
 
 
 def drawn(figure: Figure) -> dict[str, bytes]:
@@ -109,9 +111,9 @@ def named(chart: Bars, width: int) -> list[str]:
 def lines(axes: Axes, chart: Lines) -> None:
     """Lines told apart by colour and dash; a band where there is a spread; a legend where there are several."""
     for i, series in enumerate(chart.series):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[(i + i // len(COLOURS)) % len(DASHES)]  # a ninth looks new
         assert series.x is not None
-        axes.plot(series.x, series.y, color=colour, linestyle=DASHES[i % len(DASHES)], label=safe(series.name))
+        axes.plot(series.x, series.y, color=colour, linestyle=dash, label=safe(series.name))
         if series.low is not None and series.high is not None:
             axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel=safe(chart.x), ylabel=safe(chart.y))
@@ -222,15 +224,66 @@ def panels(canvas: Canvas, chart: Panels) -> None:
 
 def gallery(canvas: Canvas, chart: Gallery) -> None:
     """Images side by side, their titles above."""
-    columns = min(5, max(len(chart.images), 1))
+    columns = min(chart.columns, max(len(chart.images), 1))
     rows = math.ceil(len(chart.images) / columns)
-    side = WIDTH / 5
-    canvas.set_size_inches(columns * side, (side + 0.45) * max(rows, 1))
+    side = WIDTH / max(columns, 5)
+    above = 0.45 if columns <= 5 else 0.3  # inches of a title, which is folded over large images
+    canvas.set_size_inches(columns * side, (side + above) * max(rows, 1))
     for i, axes in enumerate(canvas.subplots(max(rows, 1), columns, squeeze=False).flat):
         axes.set_axis_off()
         if i < len(chart.images):
             axes.imshow(chart.images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(safe(chart.titles[i], 15))
+            reaches = i + 1 < len(chart.titles) and not chart.titles[i + 1]
+            title = safe(chart.titles[i], 0 if reaches else 75 // max(columns, 5))
+            axes.set_title(title, loc="left" if reaches else "center")
+
+
+def grid(canvas: Canvas, chart: Grid) -> None:
+    """All maps as one image, a thin gap between them, and a bar of the colours on top; blank ones are grey."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_rgba
+
+    maps = averaged(chart.maps[list(chart.shown)])
+    rows, columns, h, w = maps.shape
+    gap = 0 if h == w == 1 else max(1, round(0.06 * max(h, w)))
+    image = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
+    is_gap = np.ones(image.shape, bool)
+    for r, c in np.ndindex(rows, columns):
+        place = np.s_[r * (h + gap) : r * (h + gap) + h, c * (w + gap) : c * (w + gap) + w]
+        image[place], is_gap[place] = maps[r, c], False
+    colours = colormaps["RdBu_r" if chart.low < 0 else "viridis"].copy()
+    shade = colours(np.clip((image - chart.low) / (chart.high - chart.low), 0, 1))
+    shade[np.isnan(image)] = to_rgba(BLANK)
+    shade[is_gap] = (1, 1, 1, 1)
+    side = min(0.62, (WIDTH - 0.9) / columns)
+    tall = side * h / w if h * w > 1 or chart.down == chart.across else max(0.1, min(0.2, side))
+    canvas.set_size_inches(WIDTH, 1.0 + tall * rows)
+    axes = canvas.subplots()
+    axes.imshow(shade, aspect="auto" if h == w == 1 else "equal", interpolation="nearest")
+    crowd = max(1, math.ceil(0.1 / tall))
+    at = np.arange(0, rows, crowd)
+    axes.set_yticks(at * (h + gap) + (h - 1) / 2, [safe(chart.down[chart.shown[i]]) for i in at], fontsize=6)
+    names, every = [safe(n, 14) for n in chart.across], max(1, math.ceil(0.1 * columns / (WIDTH - 0.9)))
+    turned = max(map(len, names), default=0) * 0.06 > side
+    at = np.arange(0, columns, every)
+    words = [names[i] for i in at]
+    axes.set_xticks(at * (w + gap) + (w - 1) / 2, words, fontsize=6.5, rotation=90 if turned else 0)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel=chart.column, ylabel=chart.row)
+    scale = ScalarMappable(Normalize(chart.low, chart.high), colours)
+    canvas.colorbar(scale, ax=axes, location="top", label=chart.quantity, shrink=0.5, aspect=30, pad=0.02)
+
+
+def averaged(maps: Any) -> Any:
+    """Maps [r, c, h, w] of 48 entries along a side at most, means over blocks; the last block may be smaller."""
+    block = -(-max(maps.shape[2:]) // LARGEST_MAP)
+    for axis in (2, 3) if block > 1 else ():
+        starts = np.arange(0, maps.shape[axis], block)
+        widths = np.diff(np.append(starts, maps.shape[axis])).reshape(-1, *(1,) * (3 - axis))
+        maps = np.add.reduceat(maps, starts, axis=axis) / widths
+    return maps
 
 
 def boxes(canvas: Canvas, chart: Boxes) -> None:
@@ -271,5 +324,6 @@ def boxed(layer: dict[str, Any]) -> str:
 
 
 PAINTERS: dict[type, Callable[[Canvas, Any], None]] = {
-    Bars: one, Lines: one, Trade: one, Histogram: one, Panels: panels, Gallery: gallery, Boxes: boxes,
+    Bars: one, Lines: one, Trade: one, Histogram: one, Panels: panels, Gallery: gallery, Grid: grid,
+    Boxes: boxes,
 }  # fmt: skip

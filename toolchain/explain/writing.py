@@ -1,4 +1,7 @@
-"""Files of figures: SVG, PNG, CSV and JSON of each, and a page that shows them; the same input gives the same bytes."""
+"""Files of figures: SVG and PNG, or a page, CSV and JSON of each, and a page that shows them all.
+
+The same input gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from toolchain import __version__
 from toolchain.data import Samples, sha256_of
 from toolchain.errors import printable
+from toolchain.explain.atlas import Atlas
 from toolchain.explain.figure import Figure, Row
+from toolchain.explain.interactive import page
 from toolchain.explain.plots import drawn
 from toolchain.files import check_new, write_atomic, write_text
 from toolchain.model import Model
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 SCHEMA = "jettison.explain/1"
-SUFFIXES = ("svg", "png", "csv", "json")
+DRAWN, BROWSED, NUMBERS = ("svg", "png"), ("html",), ("csv", "json")
 PAGES = ("index.html", "figures.json")
 LONGEST = 60  # letters of a layer's name in a file's
 
@@ -40,7 +45,13 @@ def stem(name: str, about: str = "") -> str:
 
 def paths(folder: Path, stems: Sequence[str]) -> list[Path]:
     """Every file that figures of these stems and their page are written to."""
-    return [folder / f"{s}.{suffix}" for s in stems for suffix in SUFFIXES] + [folder / p for p in PAGES]
+    suffixes = (*DRAWN, *BROWSED, *NUMBERS)
+    return [folder / f"{s}.{suffix}" for s in stems for suffix in suffixes] + [folder / p for p in PAGES]
+
+
+def suffixes_of(figure: Figure) -> tuple[str, ...]:
+    """Of its files, the one to be looked at first."""
+    return (*(BROWSED if isinstance(figure.chart, Atlas) else DRAWN), *NUMBERS)
 
 
 def check_folder(folder: Path, stems: Sequence[str], force: bool) -> None:
@@ -61,13 +72,16 @@ def origin(model: Model, sets: Sequence[Samples], settings: Mapping[str, Any]) -
 
 
 def write_figure(figure: Figure, folder: Path, made_of: Mapping[str, Any], force: bool = False) -> list[Path]:
-    """Write SVG, PNG, CSV and JSON of one figure; raises UsageError where one exists and `force` is not set."""
+    """Write the files of one figure; raises UsageError where one exists and `force` is not set."""
     body = {"schema": SCHEMA} | dict(made_of) | described(figure) | {"rows": figure.rows}
-    contents = drawn(figure) | {"csv": as_csv(figure.rows).encode(), "json": as_json(body).encode()}
-    written = [folder / f"{stem(figure.name, figure.about)}.{suffix}" for suffix in SUFFIXES]
+    is_browsed = isinstance(figure.chart, Atlas)
+    seen = {"html": page(figure, made_of, PAGES[0]).encode()} if is_browsed else drawn(figure)
+    contents = seen | {"csv": as_csv(figure.rows).encode(), "json": as_json(body).encode()}
+    suffixes = suffixes_of(figure)
+    written = [folder / f"{stem(figure.name, figure.about)}.{suffix}" for suffix in suffixes]
     for path in written:
         check_new(path, force)
-    for path, suffix in zip(written, SUFFIXES, strict=True):
+    for path, suffix in zip(written, suffixes, strict=True):
         write_atomic(path, lambda file, content=contents[suffix]: file.write(content))
     return written
 
@@ -87,7 +101,7 @@ def write_pages(
     written = [folder / p for p in PAGES]
     for path in written:
         check_new(path, force)
-    listed = [described(f) | {"files": [f"{stem(f.name, f.about)}.{s}" for s in SUFFIXES]} for f in figures]
+    listed = [described(f) | {"files": [f"{stem(f.name, f.about)}.{s}" for s in suffixes_of(f)]} for f in figures]
     body = {"schema": SCHEMA} | dict(made_of) | {"figures": listed, "left_out": dict(left_out)}
     cells = [[{k: shown(v) for k, v in row.items()} for row in f.table] for f in figures]
     page = template().render(body | {"title": title, "pairs": list(zip(listed, cells, strict=True))})

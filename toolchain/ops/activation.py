@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import argument, attribute, given, homogeneous, linear, op
+from toolchain.ops.table import Flow, argument, attribute, given, homogeneous, linear, op
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -227,6 +227,7 @@ unary(
     ray=homogeneous,
     torch=lambda t, n, x: t.relu(x[0]),
     lite=lambda w, n: w.activation(n, "RELU"),
+    lrp=Flow.RECTIFIES,
 )
 unary(
     "LeakyRelu",
@@ -234,36 +235,42 @@ unary(
     ray=homogeneous,
     torch=lambda t, n, x: t.nn.functional.leaky_relu(x[0], attribute(n, "alpha", 0.01)),
     lite=lambda w, n: w.unary(n, "LEAKY_RELU", alpha=attribute(n, "alpha", 0.01)),
+    lrp=Flow.PASSES,
 )
 unary(  # y' = α eˣ = y + α below zero
     "Elu",
     lambda g, n, x, y: where_positive(g, x, g.op("Add", y, g.f32(attribute(n, "alpha", 1.0)))),
     torch=lambda t, n, x: t.nn.functional.elu(x[0], attribute(n, "alpha", 1.0)),
     lite=elu_lite,
+    lrp=Flow.PASSES,
 )
 unary(
     "Sigmoid",
     lambda g, n, x, y: g.op("Mul", y, g.op("Sub", g.f32(1), y)),
     torch=lambda t, n, x: t.sigmoid(x[0]),
     lite=lambda w, n: w.unary(n, "LOGISTIC"),
+    lrp=Flow.PASSES,
 )
 unary(
     "Tanh",
     lambda g, n, x, y: g.op("Sub", g.f32(1), g.op("Mul", y, y)),
     torch=lambda t, n, x: t.tanh(x[0]),
     lite=lambda w, n: w.unary(n, "TANH"),
+    lrp=Flow.PASSES,
 )
 unary(
     "HardSigmoid",
     lambda g, n, x, y: g.op("Mul", between(g, y, g.f32(0), g.f32(1)), g.f32(attribute(n, "alpha", 0.2))),
     torch=lambda t, n, x: t.clamp(attribute(n, "alpha", 0.2) * x[0] + attribute(n, "beta", 0.5), 0, 1),
     lite=hardsigmoid_lite,
+    lrp=Flow.PASSES,
 )
 unary(
     "HardSwish",
     hardswish_slope,
     torch=lambda t, n, x: t.nn.functional.hardswish(x[0]),
     lite=lambda w, n: w.unary(n, "HARD_SWISH"),
+    lrp=Flow.PASSES,
 )
 unary(  # y' = λα eˣ = y + λα below zero
     "Selu",
@@ -272,44 +279,57 @@ unary(  # y' = λα eˣ = y + λα below zero
     ),
     torch=lambda t, n, x: selu(n)[1] * t.nn.functional.elu(x[0], selu(n)[0]),
     lite=selu_lite,
+    lrp=Flow.PASSES,
 )
 unary(  # y' = e^(x/α) = y/α + 1 below zero
     "Celu",
     lambda g, n, x, y: where_positive(g, x, g.op("Add", g.op("Div", y, g.f32(attribute(n, "alpha", 1.0))), g.f32(1))),
     torch=lambda t, n, x: t.celu(x[0], attribute(n, "alpha", 1.0)),
     lite=celu_lite,
+    lrp=Flow.PASSES,
 )
 unary(
     "ThresholdedRelu",
     lambda g, n, x, y: step(g, g.op("Greater", x, g.f32(attribute(n, "alpha", 1.0)))),
     torch=lambda t, n, x: t.threshold(x[0], attribute(n, "alpha", 1.0), 0),
     lite=thresholded_lite,
+    lrp=Flow.RECTIFIES,
 )
 unary(
     "Softplus",
     lambda g, n, x, y: g.op("Sigmoid", x),
     torch=lambda t, n, x: t.nn.functional.softplus(x[0]),
     lite=lambda w, n: w.give(n.outputs[0], softplus_view(w, w.input(n.inputs[0]))),
+    lrp=Flow.PASSES,
 )
 unary(  # 1/(1 + |x|) = 1 − |y|
     "Softsign",
     lambda g, n, x, y: square(g, g.op("Sub", g.f32(1), g.op("Abs", y))),
     torch=lambda t, n, x: t.nn.functional.softsign(x[0]),
     lite=softsign_lite,
+    lrp=Flow.PASSES,
 )
 unary(
     "Gelu",
     gelu_slope,
     torch=lambda t, n, x: t.nn.functional.gelu(x[0], approximate=attribute(n, "approximate", "none")),
     lite=gelu_lite,
+    lrp=Flow.PASSES,
 )
-unary("Mish", mish_slope, torch=lambda t, n, x: t.nn.functional.mish(x[0]), lite=mish_lite)
-unary("Swish", swish_slope, torch=lambda t, n, x: x[0] * t.sigmoid(attribute(n, "alpha", 1.0) * x[0]), lite=swish_lite)
+unary("Mish", mish_slope, torch=lambda t, n, x: t.nn.functional.mish(x[0]), lite=mish_lite, lrp=Flow.PASSES)
+unary(
+    "Swish",
+    swish_slope,
+    torch=lambda t, n, x: x[0] * t.sigmoid(attribute(n, "alpha", 1.0) * x[0]),
+    lite=swish_lite,
+    lrp=Flow.PASSES,
+)
 unary(
     "Clip",
     lambda g, n, x, y: between(g, x, argument(n, 1), argument(n, 2)),
     torch=lambda t, n, x: t.clamp(x[0], given(x, 1), given(x, 2)) if any(b is not None for b in x[1:]) else x[0],
     lite=clip_lite,
+    lrp=Flow.RECTIFIES,
 )
 
 
@@ -318,7 +338,7 @@ def function(name: str, derivative: Derivative, **rules: Any) -> None:
     unary(name, derivative, torch=lambda t, n, x: getattr(t, name.lower())(x[0]), **rules)
 
 
-function("Neg", lambda g, n, x, y: g.f32(-1), ray=linear, lite=lambda w, n: w.unary(n, "NEG"))
+function("Neg", lambda g, n, x, y: g.f32(-1), ray=linear, lite=lambda w, n: w.unary(n, "NEG"), lrp=Flow.PASSES)
 function("Abs", lambda g, n, x, y: g.op("Sign", x), ray=homogeneous, lite=lambda w, n: w.unary(n, "ABS"))
 function("Sqrt", lambda g, n, x, y: g.op("Div", g.f32(0.5), y), lite=lambda w, n: w.unary(n, "SQRT"))
 function(
@@ -332,6 +352,7 @@ function(
     "Erf",
     lambda g, n, x, y: g.op("Mul", g.f32(2 / math.sqrt(math.pi)), g.op("Exp", g.op("Neg", square(g, x)))),
     lite=lambda w, n: w.give(n.outputs[0], erf(w, w.input(n.inputs[0]))),
+    lrp=Flow.PASSES,
 )
 function("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
 function("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))
@@ -375,6 +396,8 @@ def cast_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return x[0].to(getattr(t, ir.DataType(attribute(n, "to")).numpy().name))
 
 
-op("Identity", channels=same, vjp=pass_through, ray=linear, torch=lambda t, n, x: x[0], lite=copy_lite)
-op("Dropout", channels=same, vjp=pass_through, ray=linear, torch=dropout_torch, lite=copy_lite)  # at inference a copy
-op("Cast", channels=same, vjp=cast_vjp, torch=cast_torch, lite=cast_lite)
+op("Identity", channels=same, vjp=pass_through, ray=linear, torch=lambda t, n, x: x[0], lite=copy_lite, lrp=Flow.MOVES)
+op(
+    "Dropout", channels=same, vjp=pass_through, ray=linear, torch=dropout_torch, lite=copy_lite, lrp=Flow.MOVES
+)  # at inference a copy
+op("Cast", channels=same, vjp=cast_vjp, torch=cast_torch, lite=cast_lite, lrp=Flow.MOVES)

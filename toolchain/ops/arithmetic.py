@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Ray, attribute, constant, dims, op, operand, sum_of
+from toolchain.ops.table import Flow, Ray, attribute, constant, dims, op, operand, sum_of
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -74,6 +74,7 @@ binary(
     torch=lambda t, n, x: x[0] + x[1],
     learns=(0, 1),
     lite=folding_lite("ADD", is_factor=False),
+    lrp=Flow.ADDS,
 )
 binary(
     "Sub",
@@ -82,6 +83,7 @@ binary(
     ray=sum_of,
     torch=lambda t, n, x: x[0] - x[1],
     lite=lambda w, n: w.binary(n, "SUB"),
+    lrp=Flow.ADDS,
 )
 binary(
     "Mul",
@@ -91,6 +93,7 @@ binary(
     torch=lambda t, n, x: x[0] * x[1],
     learns=(0, 1),
     lite=folding_lite("MUL", is_factor=True),
+    lrp=Flow.ADDS,
 )
 binary(
     "Div",
@@ -99,6 +102,7 @@ binary(
     ray=quotient_ray,
     torch=lambda t, n, x: t.div(x[0], x[1], rounding_mode=None if x[0].is_floating_point() else "trunc"),
     lite=lambda w, n: w.binary(n, "DIV"),
+    lrp=Flow.ADDS,
 )
 
 
@@ -216,6 +220,7 @@ op(
     ray=sum_of,
     torch=lambda t, n, x: sum(x[1:], x[0]),
     lite=fold_lite("ADD"),
+    lrp=Flow.ADDS,
 )
 op(
     "Mean",
@@ -224,12 +229,13 @@ op(
     ray=sum_of,
     torch=lambda t, n, x: sum(x[1:], x[0]) / len(x),
     lite=fold_lite("ADD", lambda w, y, count: w.op("DIV", y, np.float32(count))),
+    lrp=Flow.ADDS,
 )
 
 EXTREME: dict[str, Any] = {"channels": broadcast, "vjp": extreme_vjp, "ray": extreme_ray}
 
-op("Max", torch=lambda t, n, x: reduce(t.maximum, x), lite=fold_lite("MAXIMUM"), **EXTREME)
-op("Min", torch=lambda t, n, x: reduce(t.minimum, x), lite=fold_lite("MINIMUM"), **EXTREME)
+op("Max", torch=lambda t, n, x: reduce(t.maximum, x), lite=fold_lite("MAXIMUM"), lrp=Flow.MOVES, **EXTREME)
+op("Min", torch=lambda t, n, x: reduce(t.minimum, x), lite=fold_lite("MINIMUM"), lrp=Flow.MOVES, **EXTREME)
 
 
 def prelu_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -266,4 +272,5 @@ op(
     torch=lambda t, n, x: t.where(x[0] > 0, x[0], x[1] * x[0]),
     learns=(1,),
     lite=prelu_lite,
+    lrp=Flow.PASSES,
 )

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from toolchain.ops.pooling import bordered, skipped, window
 from toolchain.ops.table import (
+    Flow,
     Keep,
     Ray,
     Shape,
@@ -129,6 +130,7 @@ op(
     torch=conv_torch,
     learns=(1, 2),
     lite=conv_lite,
+    lrp=Flow.WEIGHS,
 )
 
 
@@ -220,6 +222,7 @@ op(
     torch=convtranspose_torch,
     learns=(1, 2),
     lite=convtranspose_lite,
+    lrp=Flow.WEIGHS,
 )
 
 
@@ -314,6 +317,7 @@ op(
     torch=gemm_torch,
     learns=(0, 1, 2),
     lite=gemm_lite,
+    lrp=Flow.WEIGHS,
 )
 
 
@@ -391,4 +395,5 @@ op(
     torch=lambda t, n, x: x[0] @ x[1],
     learns=(0, 1),
     lite=matmul_lite,
+    lrp=Flow.WEIGHS,
 )

@@ -14,7 +14,20 @@ from numpy.typing import NDArray
 
 from toolchain.model import parameter
 from toolchain.ops.mend import held_bytes, places, rewrite
-from toolchain.ops.table import Keep, Shape, argument, attribute, constant, dims, given, linear, numbers, op, operand
+from toolchain.ops.table import (
+    Flow,
+    Keep,
+    Shape,
+    argument,
+    attribute,
+    constant,
+    dims,
+    given,
+    linear,
+    numbers,
+    op,
+    operand,
+)
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 from toolchain.plain import Names
@@ -159,6 +172,7 @@ op(
     resize=slice_resize,
     torch=slice_torch,
     lite=slice_lite,
+    lrp=Flow.MOVES,
 )
 
 
@@ -242,6 +256,7 @@ op(
     adds=split_adds,
     torch=split_torch,
     lite=split_lite,
+    lrp=Flow.MOVES,
 )
 
 
@@ -323,6 +338,7 @@ op(
     torch=gather_torch,
     learns=(0,),
     lite=gather_lite,
+    lrp=Flow.MOVES,
 )
 
 
@@ -388,6 +404,7 @@ op(
     resize=expand_resize,
     adds=sizes_add(1),
     lite=lambda w, n: w.give(n.outputs[0], w.expanded(n.inputs[0], w.dims(n.outputs[0]))),
+    lrp=Flow.MOVES,
 )
 
 
@@ -432,6 +449,7 @@ op(
     ray=linear,
     torch=lambda t, n, x: x[0].repeat(numbers(n, x, 1)),
     lite=tile_lite,
+    lrp=Flow.MOVES,
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.reduction import norm_view
-from toolchain.ops.table import Keep, Ray, attribute, constant, dims, given, linear_with_bias, op, operand
+from toolchain.ops.table import Flow, Keep, Ray, attribute, constant, dims, given, linear_with_bias, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -75,6 +75,7 @@ op(
     torch=batchnorm_torch,
     learns=(1, 2),
     lite=batchnorm_lite,
+    lrp=Flow.ADDS,
 )
 
 
@@ -457,4 +458,4 @@ def lrn_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.transposed(y, [0, rank - 1, *range(1, rank - 1)]))
 
 
-op("LRN", channels=lambda n, u: tie_all_but(n, u, {1}), vjp=lrn_vjp, torch=lrn_torch, lite=lrn_lite)
+op("LRN", channels=lambda n, u: tie_all_but(n, u, {1}), vjp=lrn_vjp, torch=lrn_torch, lite=lrn_lite, lrp=Flow.PASSES)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.ops.table import argument, attribute, dims, homogeneous, linear, op, operand
+from toolchain.ops.table import Flow, argument, attribute, dims, homogeneous, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -191,6 +191,7 @@ op(
     ray=homogeneous,
     torch=maxpool_torch,
     lite=maxpool_lite,
+    lrp=Flow.MOVES,
 )
 
 
@@ -273,6 +274,7 @@ op(
     ray=linear,
     torch=averagepool_torch,
     lite=lambda w, n: w.give(n.outputs[0], averaged(w, n, w.image(n), window_counts(n))),
+    lrp=Flow.ADDS,
 )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.pooling import per_channel
-from toolchain.ops.table import argument, attribute, constant, dims, homogeneous, linear, op, operand
+from toolchain.ops.table import Flow, argument, attribute, constant, dims, homogeneous, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -191,6 +191,7 @@ NORMS: dict[float, Made] = {1: kernel("SUM", before="ABS"), 2: kernel("SUM", bef
 # ---- entries -------------------------------------------------------------------------------------------------------
 SUM: dict[str, Any] = {"channels": sum_channels, "contracts": summed}
 KEEP: dict[str, Any] = {"channels": reduce_channels}
+EXTREME: dict[str, Any] = KEEP | {"ray": homogeneous, "lrp": Flow.MOVES}
 SPACE: dict[str, Any] = {"channels": per_channel, "axes": spatial_axes}
 
 
@@ -213,7 +214,13 @@ def product(t: Any, n: ir.Node, x: Any, gone: tuple[int, ...], kept: bool) -> An
 
 
 reduction(
-    "GlobalAveragePool", equal_shares(spatial_axes), mean, ray=linear, lite=lite(kernel("MEAN"), spatial_axes), **SPACE
+    "GlobalAveragePool",
+    equal_shares(spatial_axes),
+    mean,
+    ray=linear,
+    lite=lite(kernel("MEAN"), spatial_axes),
+    **SPACE,
+    lrp=Flow.ADDS,
 )
 reduction(
     "GlobalMaxPool",
@@ -222,6 +229,7 @@ reduction(
     ray=homogeneous,
     lite=lite(kernel("REDUCE_MAX"), spatial_axes),
     **SPACE,
+    lrp=Flow.MOVES,
 )
 reduction(
     "GlobalLpPool",
@@ -231,12 +239,34 @@ reduction(
     lite=lite(norm_view, spatial_axes),
     **SPACE,
 )
-reduction("ReduceMean", equal_shares(reduced_axes), mean, ray=linear, lite=lite(kernel("MEAN")), **KEEP)
+reduction("ReduceMean", equal_shares(reduced_axes), mean, ray=linear, lite=lite(kernel("MEAN")), lrp=Flow.ADDS, **KEEP)
 reduction(
-    "ReduceSum", lambda g, n, x, y: ones(g, n, reduced_axes(n)), total, ray=linear, lite=lite(kernel("SUM")), **SUM
+    "ReduceSum",
+    lambda g, n, x, y: ones(g, n, reduced_axes(n)),
+    total,
+    ray=linear,
+    lite=lite(kernel("SUM")),
+    **SUM,
+    lrp=Flow.ADDS,
 )
-reduction("ReduceMax", to_winners(reduced_axes), largest, ray=homogeneous, lite=lite(kernel("REDUCE_MAX")), **KEEP)
-reduction("ReduceMin", to_winners(reduced_axes), smallest, ray=homogeneous, lite=lite(kernel("REDUCE_MIN")), **KEEP)
+reduction(
+    "ReduceMax",
+    to_winners(reduced_axes),
+    largest,
+    ray=homogeneous,
+    lite=lite(kernel("REDUCE_MAX")),
+    lrp=Flow.MOVES,
+    **KEEP,
+)
+reduction(
+    "ReduceMin",
+    to_winners(reduced_axes),
+    smallest,
+    ray=homogeneous,
+    lite=lite(kernel("REDUCE_MIN")),
+    lrp=Flow.MOVES,
+    **KEEP,
+)
 reduction("ReduceL1", lambda g, n, x, y: g.op("Sign", x), norm(1), ray=homogeneous, lite=lite(NORMS[1]), **SUM)
 reduction("ReduceL2", lambda g, n, x, y: g.op("Div", x, y), norm(2), ray=homogeneous, lite=lite(NORMS[2]), **SUM)
 reduction(

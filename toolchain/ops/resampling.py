@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolchain.inference import evaluate
 from toolchain.ops.mend import rewrite
-from toolchain.ops.table import Keep, argument, attribute, constant, dims, linear, op, operand
+from toolchain.ops.table import Flow, Keep, argument, attribute, constant, dims, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Ids, Units
 
@@ -80,8 +80,8 @@ def todepth_lite(w: Any, n: ir.Node) -> None:
 
 
 BLOCKS: dict[str, Any] = {"channels": block_channels, "ray": linear}
-op("DepthToSpace", vjp=todepth, torch=tospace_torch, lite=tospace_lite, **BLOCKS)
-op("SpaceToDepth", vjp=tospace, torch=todepth_torch, lite=todepth_lite, **BLOCKS)
+op("DepthToSpace", vjp=todepth, torch=tospace_torch, lite=tospace_lite, lrp=Flow.MOVES, **BLOCKS)
+op("SpaceToDepth", vjp=tospace, torch=todepth_torch, lite=todepth_lite, lrp=Flow.MOVES, **BLOCKS)
 
 
 # ---- Resize --------------------------------------------------------------------------------------------------------
@@ -282,4 +282,5 @@ op(
     resize=resize_resize,
     torch=resize_torch,
     lite=resize_lite,
+    lrp=Flow.ADDS,
 )

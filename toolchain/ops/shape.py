@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from toolchain.ops.mend import rewrite
 from toolchain.ops.table import (
+    Flow,
     Keep,
     Ray,
     argument,
@@ -133,6 +134,7 @@ VIEW: dict[str, Any] = {
     "ray": linear,
     "torch": reshape_torch,
     "lite": lambda w, n: w.reshape(n),
+    "lrp": Flow.MOVES,
 }
 for _name in ("Flatten", "Squeeze", "Unsqueeze"):
     op(_name, **VIEW)
@@ -165,6 +167,7 @@ op(
     ray=linear,
     torch=lambda t, n, x: x[0].permute(attribute(n, "perm") or list(range(x[0].ndim))[::-1]),
     lite=lambda w, n: w.give(n.outputs[0], w.transposed(w.input(n.inputs[0]), permutation(n))),
+    lrp=Flow.MOVES,
 )
 
 
@@ -201,6 +204,7 @@ op(
     ray=sum_of,
     torch=lambda t, n, x: t.cat(list(x), attribute(n, "axis")),
     lite=lambda w, n: w.concat(n, attribute(n, "axis") % len(dims(n.outputs[0]))),
+    lrp=Flow.MOVES,
 )
 
 
@@ -279,4 +283,4 @@ def pad_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return y
 
 
-op("Pad", channels=pad_channels, vjp=pad_vjp, ray=pad_ray, torch=pad_torch, lite=pad_lite)
+op("Pad", channels=pad_channels, vjp=pad_vjp, ray=pad_ray, torch=pad_torch, lite=pad_lite, lrp=Flow.MOVES)

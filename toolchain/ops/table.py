@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,16 @@ class Ray(IntEnum):
     HOMOGENEOUS = 2  # v(αh) = α v(h), and the Jacobian does not depend on α > 0
 
 
+class Flow(Enum):
+    """How the relevance of an output comes back to the inputs: the family of an op's rule (Bach et al. 2015)."""
+
+    WEIGHS = "by the layer's rule, over weights"
+    ADDS = "in proportion to what each input adds to a sum"
+    PASSES = "unchanged, through a function of each element"
+    RECTIFIES = "unchanged; deconvolution and guided backpropagation rectify here what comes back"
+    MOVES = "to where the value was taken from: places and maxima"
+
+
 Shape = Callable[[ir.Value], tuple[int, ...]]
 Keep = Callable[[ir.Value, int], NDArray[np.bool_]]
 
@@ -46,6 +56,7 @@ class Op:
     norm       (node) -> axis of input 0 that its statistics run over; `channels` passes it if `units.approximate`
     resize     (node, keep): mend attributes and shape constants after removal
     adds       (node, shape of a value) -> bytes by which `resize` makes the file longer, at most
+    lrp        how relevance comes back through the op; None: heatmaps by relevance propagation refuse it
     lite       (writer, node): emit TFLite
     torch      (torch, node, inputs) -> output, or a tuple of them: what the op computes, on tensors; None: left out
     learns     inputs whose float parameters retraining changes: weights, and not bounds, sizes or statistics
@@ -61,6 +72,7 @@ class Op:
     norm: Callable[[ir.Node], int | None] | None = None
     resize: Callable[[ir.Node, Keep], None] | None = None
     adds: Callable[[ir.Node, Shape], int] | None = None
+    lrp: Flow | None = None
     lite: Callable[[Any, ir.Node], None] | None = None
     torch: Callable[[Any, ir.Node, Sequence[Any]], Any] | None = None
     learns: Sequence[int] | None = None

@@ -13,17 +13,18 @@ from typing import Any
 from targets.measure import as_row
 from toolchain import __version__, emit
 from toolchain.compress.attribution import Progress
-from toolchain.compress.budget import COUNTED, parse_budget
+from toolchain.compress.budget import COUNTED, ON_TARGET, parse_budget
 from toolchain.compress.groups import analyse
 from toolchain.compress.plan import save_plan
 from toolchain.compress.ranks import save_ranks
+from toolchain.explain.drift import drift_facts
 from toolchain.files import write_text
 from toolchain.model import Model
 from toolchain.pipeline import facts
 from toolchain.pipeline.cutting import Cut, Start, ranked, started
 from toolchain.pipeline.delivery import checks, emission, measured
 from toolchain.pipeline.job import Job, Log, outputs_of
-from toolchain.pipeline.latency import counted
+from toolchain.pipeline.latency import check_targets, counted
 from toolchain.pipeline.quantised import asked_of, check_rows, describe, quantised
 from toolchain.pipeline.schedule import Judge, Walk, check_reached, judged, walked
 from toolchain.pipeline.scoring import Scorer
@@ -40,6 +41,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     log = Log(say)
     results = outputs_of(job)
     terms = parse_budget(job.budget)
+    check_targets(terms)
     job, judge = judged(job, model, terms)
     scorer = Scorer(model, job.sets, job.threads)
     channels, before = analyse(model, job.approximate), profile(model)
@@ -51,7 +53,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     first = started(job, model, channels, ranked(job, model, channels, progress, terms))
     log.done("rank", facts.describe_ranks(first.ranks))
     limits = [t for t in counted(first, job.model, terms, job.threads, progress) if t.quantity in COUNTED]
-    if any(t.quantity == "latency" for t in terms):
+    if any(t.quantity in ON_TARGET for t in terms):
         log.done("latency", facts.describe_limits(limits))
     walk = walked(job, first, limits, judge, scorer, progress, partial(tell, log, scorer))
     check_reached(walk, judge, terms)
@@ -61,6 +63,8 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     integers = quantised(asked, final)
     if integers:
         log.done("quantise", describe(integers))
+    drift = drift_facts(model, final, job.calibration, job.seed, job.threads)
+    log.done("drift", facts.describe_drift(drift))
     rows = measured(job, dense_lite, results)
     log.done("bench", facts.describe_rows(rows))
     report = {
@@ -77,6 +81,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
         **found(walk, first, scorer, judge, job),
         "emitted": emitted,
         "quantised": integers,
+        "drift": drift,
         "bench": [as_row(r) | {"model": role} for r, role in zip(rows, ["before", "after"] * len(rows), strict=False)],
         "checks": checks(job, walk, judge, emitted, rows) + check_rows(integers),
         "stages": log.stages,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from targets.measure import Measurement
-from toolchain.compress.budget import Term
+from toolchain.compress.budget import ON_TARGET, Term
 from toolchain.compress.groups import Channels
 from toolchain.compress.plan import Plan
 from toolchain.compress.ranks import Ranks
@@ -22,6 +22,8 @@ from toolchain.pipeline.cutting import Cut
 from toolchain.pipeline.schedule import Judge, Walk
 from toolchain.pipeline.scoring import STAGES, Scorer
 from toolchain.profile import Profile
+
+MILLIONS = {"measured": "ms", "counted": "M instructions"}  # of nanoseconds: a counted one is an instruction
 
 
 def model_facts(model: Model, counted: Profile, name: str, size: int, sha256: str) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def describe_model(counted: Profile, channels: Channels) -> str:
 
 def describe_limits(limits: Sequence[Term]) -> str:
     """The line of the latency stage."""
-    found = [f"{t.text} by macs<={t.limit:,.0f}" for t in limits if t.text.startswith("latency")]
+    found = [f"{t.text} by macs<={t.limit:,.0f}" for t in limits if t.text.startswith(tuple(ON_TARGET))]
     return " · ".join(found) or "within the limit already"
 
 
@@ -233,9 +235,25 @@ def describe_files(emitted: Sequence[dict[str, Any]]) -> str:
     return " · ".join(f"{e['path']} {e['bytes'] / 2**20:.2f} MiB · max |Δ| {e['max_abs']:.1e}" for e in emitted)
 
 
+def describe_drift(drift: dict[str, Any]) -> str:
+    """The line of the drift stage."""
+    if drift["why_not"]:
+        return f"explanations were not compared: {drift['why_not']}"
+    told = {k: "–" if drift[k] is None else f"{drift[k]:.2f}" for k in ("rank_correlation", "iou", "other_samples")}
+    same = drift["same_answer"]
+    parts = [f"heatmaps of {drift['n']} samples", f"rank correlation {told['rank_correlation']}", f"IoU {told['iou']}"]
+    parts += [f"same answer {100 * same:.1f} %"] if same is not None else []
+    return " · ".join(parts)
+
+
 def describe_rows(rows: Sequence[Measurement]) -> str:
     """The line of the bench stage."""
     pairs = zip(rows[::2], rows[1::2], strict=True)
     return (
-        " · ".join(f"{b.runtime} {b.ns.p50 / 1e6:.3g} → {a.ns.p50 / 1e6:.3g} ms" for b, a in pairs) or "not asked for"
+        " · ".join(
+            f"{b.runtime} {b.ns.p50 / 1e6:.3g} → {a.ns.p50 / 1e6:.3g} {MILLIONS[a.grade]}"
+            + ("" if a.target == "local" else f" on {a.target}")
+            for b, a in pairs
+        )
+        or "not asked for"
     )

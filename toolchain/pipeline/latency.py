@@ -1,4 +1,8 @@
-"""A limit of latency as one of MACs: pruned candidates are measured beside the original until it holds."""
+"""A limit of latency, or of instructions, as one of MACs: candidates run beside the original until it holds.
+
+Both are taken on the target that the limit names, by the runner that reaches it: latency is measured, instructions are
+counted.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from targets.measure import Measurement, RunnerError, measure_side_by_side
+from targets.board import BoardError
+from targets.link import AddressError
+from targets.measure import Measurement, RunnerError
+from targets.runners import Asked, TargetError, measure_on, runner_of
+from targets.ssh import address_of
 from toolchain.compress.attribution import Progress
-from toolchain.compress.budget import Term
+from toolchain.compress.budget import ON_TARGET, Term
 from toolchain.compress.plan import plan_within
-from toolchain.errors import OutOfReach, RunnerFailed
+from toolchain.errors import OutOfReach, RunnerFailed, UsageError
 from toolchain.model import save
 from toolchain.pipeline.cutting import Start, planned
 
 STEPS = 6
-ROUNDS, RUNS, WARMUP = 3, 30, 5  # of one side-by-side measurement
+RUNS, WARMUP = 90, 5  # of one side-by-side measurement; a count needs fewer
+TELLS = {"local": "latency", "ssh": "latency", "virtual": "instructions", "user": ""}  # runner: what its clock counts
 CLOSE = 0.97  # of the limit: nearer than a measurement repeats
 
 
@@ -30,14 +39,14 @@ class Timed:
 
 
 def counted(start: Start, original: Path, terms: Sequence[Term], threads: int, progress: Progress) -> list[Term]:
-    """The terms with each limit of latency as the most MACs whose cut was measured within it, in onnxruntime.
+    """The terms with each limit of what runs as the most MACs whose cut was found within it, in onnxruntime.
 
     original  its file, measured in turns with every candidate
 
     Raises OutOfReach with the fastest that was measured.
     """
-    rest = [t for t in terms if t.quantity != "latency"]
-    for term in (t for t in terms if t.quantity == "latency"):
+    rest = [t for t in terms if t.quantity not in ON_TARGET]
+    for term in (t for t in terms if t.quantity in ON_TARGET):
         with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
             found = fastest_within(start, original, rest, term, Path(folder), threads, progress)
         rest += [] if found is None else [Term("macs", found, False, term.text)]
@@ -47,7 +56,7 @@ def counted(start: Start, original: Path, terms: Sequence[Term], threads: int, p
 def fastest_within(
     start: Start, original: Path, rest: list[Term], term: Term, folder: Path, threads: int, progress: Progress
 ) -> int | None:
-    """The most MACs within a limit of latency, by bisection led by the line between the nearest two; None: all."""
+    """The most MACs within a limit of what runs, by bisection led by the line between the nearest two; None: all."""
     least = start.of.costs(start.of.least)["macs"]
     seen: dict[int, Timed] = {}
 
@@ -65,7 +74,7 @@ def fastest_within(
     quick = at(least)
     if quick.used > 1:
         raise OutOfReach(
-            f"budget {term.text} is out of reach: the best is {quick.p50_ns / 1e6:.3g} ms, with {quick.macs:,} MACs",
+            f"budget {term.text} is out of reach: the best is {told(quick.p50_ns, term)}, with {quick.macs:,} MACs",
             way_out="Give a larger limit, or --align off to go below one step of each group",
         )
     for step in range(STEPS):
@@ -83,15 +92,33 @@ def fastest_within(
 
 def timed(original: Path, cut: Path, macs: int, term: Term, threads: int) -> Timed:
     """One candidate in turns with the original."""
+    before, after = on_target(term, original, cut, threads)
+    return Timed(macs, after.ns.p50 / term.bound(before.ns.p50), after.ns.p50)
+
+
+def on_target(term: Term, original: Path, cut: Path, threads: int) -> list[Measurement]:
+    """Both networks in onnxruntime on the target of a limit; raises RunnerFailed."""
+    asked = Asked(RUNS, WARMUP, threads) if term.quantity == "latency" else Asked(threads=threads)
     try:
-        before, after = measure_side_by_side(
-            [(original, "ort"), (cut, "ort")], rounds=ROUNDS, runs=ROUNDS * RUNS, warmup=WARMUP, threads=threads
-        )
+        return measure_on(str(term.target), [(original, "ort"), (cut, "ort")], asked)
     except RunnerError as error:
         raise RunnerFailed(str(error)) from error
-    return Timed(macs, after.ns.p50 / limit_ns(term, before), after.ns.p50)
 
 
-def limit_ns(term: Term, before: Measurement) -> float:
-    """The limit of a median, where the original was measured so."""
-    return term.bound(before.ns.p50)
+def check_targets(terms: Sequence[Term]) -> None:
+    """Every target is one that tells what its limit is about; raises UsageError."""
+    for term in (t for t in terms if t.target is not None):
+        try:
+            runner = runner_of(str(term.target))
+            if runner == "ssh":
+                address_of(str(term.target))
+        except (AddressError, BoardError, TargetError) as error:
+            raise UsageError(f"budget {term.text}: {error}") from error
+        if TELLS[runner] != term.quantity:
+            way_out = f"Use {TELLS[runner]}@{term.target}" if TELLS[runner] else "Use instructions@qemu-a53"
+            raise UsageError(f"budget {term.text}: '{term.target}' tells no {term.quantity}", way_out=way_out)
+
+
+def told(ns: float, term: Term) -> str:
+    """A median in the unit of its limit: a counted nanosecond is an instruction."""
+    return f"{ns / 1e6:.3g} {'ms' if term.quantity == 'latency' else 'M instructions'}"

@@ -48,6 +48,7 @@ from toolchain.report.rounds import rounds_view
 Json = dict[str, Any]
 SCHEMA = "jettison.report/1"
 GAP_LIMIT = 0.05  # completeness gap worth a warning: nodes are chosen for 2 % on a pilot, all samples may exceed it
+MOVED = 0.5  # rank correlation of explanations below which the reasons are others
 FEW = 30  # images of a class below which its accuracy says little
 STAGES = (("before", "Before"), ("after_prune", "After pruning"), ("after_recover", "After recovery"),
           ("after_retrain", "After retraining"))  # fmt: skip
@@ -144,7 +145,13 @@ def _view(report: Json) -> Json:
         "findings": findings,
         "state": state,
         "comparison": [*_sizes(report["models"]), *_speeds(pairs), *_accuracies(report)],
-        "notes": [*_proof_notes(report), *_speed_notes(report, pairs), *_accuracy_notes(report), *_rank_notes(report)],
+        "notes": [
+            *_proof_notes(report),
+            *_speed_notes(report, pairs),
+            *_accuracy_notes(report),
+            *_drift_notes(report),
+            *_rank_notes(report),
+        ],
         "stages_of": [
             (key, name) for key, name in STAGES if any(row[key] is not None for row in _list(report, "accuracy"))
         ],
@@ -152,6 +159,7 @@ def _view(report: Json) -> Json:
         "retrained": _used(report, "after_retrain"),
         "deviation": _list(report, "deviation"),
         "quantised": report.get("quantised") or [],
+        "drift": report.get("drift"),
         "accuracy_charts": [_accuracy_chart(row) for row in _list(report, "accuracy")],
         "group_rows": [_group_row(group) for group in _list(report["plan"], "groups")],
         "layer_rows": _layer_rows(report["models"]),
@@ -333,6 +341,18 @@ def _accuracy_notes(report: Json) -> Iterable[str]:
             f"The class that lost most is “{say(row['class'])}” in {say(data['data'])}: {percent(row['before'])} → "
             f"{percent(after)} {_last(row)[1].lower()} (n = {told(count)(row['n'])}, 95 % interval now "
             f"{interval(after, row['n'])})."
+        )
+
+
+def _drift_notes(report: Json) -> Iterable[str]:
+    drift = report.get("drift") or {}
+    if drift and _numbers(drift["rank_correlation"]) and drift["rank_correlation"] < MOVED:
+        stayed = (
+            f", while {percent(drift['same_answer'])} of the answers stayed" if _numbers(drift["same_answer"]) else ""
+        )
+        yield (
+            f"The reasons moved: the heatmaps of both networks have a rank correlation of "
+            f"{sig(drift['rank_correlation'])} on {told(count)(drift['n'])} samples{stayed}."
         )
 
 

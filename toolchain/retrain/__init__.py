@@ -1,6 +1,7 @@
 """Retraining in torch: the only package that may import it, and it does so when a function is first asked for.
 
-A Recipe is plain numbers; with torch, `retrain` trains by it, `to_torch` and `from_torch` serve loops of one's own.
+A Recipe is plain numbers; with torch, `retrain` trains by it, `rounds` prunes weight by weight, `to_torch` and
+`from_torch` serve loops of one's own.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from toolchain.errors import UsageError
 from toolchain.retrain.recipe import Epoch, History, Recipe
 
 if TYPE_CHECKING:
+    from toolchain.retrain.magnitude import rounds
     from toolchain.retrain.network import from_torch, to_torch
     from toolchain.retrain.training import retrain
 
-__all__ = ["Epoch", "History", "Recipe", "from_torch", "retrain", "to_torch"]
+__all__ = ["Epoch", "History", "Recipe", "from_torch", "retrain", "rounds", "to_torch"]
 
-IN_TORCH = {"from_torch": "network", "retrain": "training", "to_torch": "network"}
+IN_TORCH = {"from_torch": "network", "retrain": "training", "rounds": "magnitude", "to_torch": "network"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from toolchain.errors import UsageError, nearest
 
-RATES = {"sgd": 0.01, "adamw": 0.001}  # optimiser -> its usual rate
+RATES = {"sgd": 0.01, "momentum": 0.01, "adamw": 0.001}  # optimiser -> its usual rate
 WARM = 0.05  # share of all steps over which the rate rises
 
 
@@ -16,13 +16,15 @@ class Recipe:
     """Stochastic gradient descent over shuffled samples, the rate on a cosine after a short rise.
 
     rate         highest learning rate; None: the optimiser's usual one
-    optimiser    sgd (momentum 0.9, Nesterov) or adamw
+    rates        of each epoch, in the cosine's place; (): the cosine
+    optimiser    sgd (momentum 0.9, Nesterov), momentum (0.9, without Nesterov) or adamw
     decay        of weights with two or more axes: biases and norms do not decay
     smoothing    of labels, in 0..1
     patience     epochs without a better one before it stops; None: all are run
     temperature  of the softmax in which a teacher is followed
     weight       of the teacher where there are labels too, in 0..1
     frozen       globs of initializers and nodes that stay as they are
+    keep_zeros   whether weights that are 0 in matrices and kernels stay 0: a sparse network stays as sparse
     target       "loss" (class scores) or "answer" (real values), where the outputs do not tell
     """
 
@@ -36,6 +38,8 @@ class Recipe:
     temperature: float = 2.0
     weight: float = 0.7
     frozen: tuple[str, ...] = ()
+    keep_zeros: bool = False
+    rates: tuple[float, ...] = ()
     target: str | None = None
     seed: int = 0
     threads: int = 1
@@ -47,6 +51,7 @@ class Recipe:
             "epochs": self.epochs >= 1,
             "batch": self.batch >= 1,
             "rate": self.rate is None or 0 < self.rate < math.inf,
+            "rates": not self.rates or (len(self.rates) == self.epochs and all(0 < r < math.inf for r in self.rates)),
             "decay": 0 <= self.decay < math.inf,
             "smoothing": 0 <= self.smoothing < 1,
             "patience": self.patience is None or self.patience >= 1,
@@ -63,7 +68,9 @@ class Recipe:
         return RATES[self.optimiser] if self.rate is None else self.rate
 
     def rate_at(self, step: int, steps: int) -> float:
-        """The rate of a step: up in a straight line, then down a cosine to 0."""
+        """The rate of a step: its epoch's own, or up in a straight line, then down a cosine to 0."""
+        if self.rates:
+            return self.rates[step * self.epochs // steps]
         rise = max(1, round(WARM * steps))
         if step < rise:
             return self.highest * (step + 1) / rise

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 OPTIMISERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
     "sgd": lambda groups, rate: torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, fused=True),
+    "momentum": lambda groups, rate: torch.optim.SGD(groups, rate, momentum=0.9, fused=True),
     "adamw": lambda groups, rate: torch.optim.AdamW(groups, rate, fused=True),
 }
 
@@ -64,6 +66,8 @@ def retrain(
     about = {} if checkpoint is None else about_run(model, samples, validation, recipe, teacher, augment)
     with settled(recipe):
         task = task_of(model, goal, samples, validation, teacher, augments)
+        if recipe.keep_zeros:
+            hold_zeros(task.network)
         history = trained(task, Keeper(checkpoint, about), progress)
         return from_torch(task.network), history
 
@@ -168,6 +172,12 @@ def groups(network: Network, decay: float) -> list[dict[str, Any]]:
         raise UsageError("every parameter is frozen", way_out="Give fewer --freeze")
     matrices, vectors = ([p for p in free if (p.ndim > 1) is wide] for wide in (True, False))
     return [{"params": ps, "weight_decay": d} for ps, d in ((matrices, decay), (vectors, 0.0)) if ps]
+
+
+def hold_zeros(network: Network) -> None:
+    """Weights that are 0 now learn nothing: without a gradient neither momentum nor decay moves them."""
+    for weight in (p for p in network.parameters() if p.requires_grad and p.ndim > 1):
+        weight.register_hook(partial(torch.mul, (weight.detach() != 0).to(weight.dtype)))
 
 
 def copied(network: Network) -> dict[str, Tensor]:

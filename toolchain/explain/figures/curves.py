@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.compress.attribution import Progress
-from toolchain.compress.groups import Channels
+from toolchain.compress.groups import Channels, Group
 from toolchain.data import Samples
 from toolchain.explain.figure import F64, Figure, Lines, Scalar, Series
 from toolchain.explain.figures.network import PAPER, removed_at
@@ -48,7 +48,11 @@ class Trial:
 
     def masked(self, layers: Sequence[Layer]) -> Masked:
         """The network with masks for the units of these layers."""
-        return masked(self.model, self.channels, [l.group for l in layers], self.threads)
+        return self.masked_groups([l.group for l in layers])
+
+    def masked_groups(self, groups: Sequence[Group]) -> Masked:
+        """The network with masks for these units."""
+        return masked(self.model, self.channels, groups, self.threads)
 
     def right(self, stage: str, network: Masked, paths: Sequence[Path]) -> list[NDArray[np.bool_]]:
         """Which samples are classified rightly at each step of each path, [S, n] each."""

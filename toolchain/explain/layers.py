@@ -1,0 +1,133 @@
+"""Conv and dense layers, and where each is seen to fire: the value behind its activation function, before any pooling.
+
+From the product with the weights the walk goes through what works on each unit alone: biases, BatchNormalization,
+and the sum with a shortcut where an activation function follows it. It ends behind the first activation function. Where
+pooling, or anything else, comes first, it ends there: max pooling and ReLU can change places, so > 0 means the same.
+Behind a function that is positive everywhere (Sigmoid, Softplus), what goes into it is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import Enum
+from fnmatch import fnmatch
+
+import onnx_ir as ir
+
+from toolchain.compress.groups import layer_name
+from toolchain.compress.objective import logits_of
+from toolchain.compress.rows import batch_axis, is_by_sample
+from toolchain.errors import UsageError, nearest
+from toolchain.inference import reads
+from toolchain.model import Model
+from toolchain.ops.table import constant
+
+
+class Sign(Enum):
+    """What > 0 says of the output of an activation function."""
+
+    FIRES = "0 where its input is not positive"
+    KEEPS = "of the sign of its input"
+    LOSES = "positive everywhere"
+
+
+FUNCTIONS: dict[str, Sign] = {
+    **dict.fromkeys(("Relu", "ThresholdedRelu"), Sign.FIRES),
+    **dict.fromkeys(("LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Swish", "HardSwish", "Mish"), Sign.KEEPS),
+    **dict.fromkeys(("Tanh", "Softsign", "Clip"), Sign.KEEPS),
+    **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softplus", "Softmax", "LogSoftmax"), Sign.LOSES),
+}
+PER_UNIT = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "Identity", "Dropout", "MaxPool")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Where a layer is seen to fire.
+
+    layer     its name
+    value     whose entries > 0 are counted
+    axis      the axis of its units there
+    function  the activation function behind the layer, "" where none was met
+    is_zero   whether a unit that does not fire hands on 0: one that never fires does nothing
+    is_answer whether this is what the network answers
+    """
+
+    layer: str
+    value: str
+    axis: int
+    function: str = ""
+    is_zero: bool = False
+    is_answer: bool = False
+
+
+def activations(model: Model) -> tuple[Activation, ...]:
+    """Of every conv and dense layer in the order of the graph; layers that are summed up before they fire are one."""
+    answers = {*model.graph.outputs, *map(logits_of, model.graph.outputs)}
+    found: dict[str, Activation] = {}
+    for node in model.graph:
+        weight = node.inputs[1] if node.op_type in WEIGHTED and len(node.inputs) > 1 else None
+        made = node.outputs[0]
+        if weight is None or weight.const_value is None or made.shape is None or len(made.shape) < 2:
+            continue
+        value, function, end = followed(made)
+        if batch_axis(value) is None or not is_by_sample(value):
+            continue
+        axis = 1 if node.op_type in ("Conv", "ConvTranspose") else len(made.shape) - 1
+        last = {made, value, end}
+        is_zero = function is not None and sign_of(function) is Sign.FIRES
+        name = function.op_type if function is not None else ""
+        one = Activation(layer_name(made), str(value.name), axis, name, is_zero, bool(last & answers))
+        found.setdefault(one.value, one)
+    return told_apart(tuple(found.values()))
+
+
+def followed(value: ir.Value) -> tuple[ir.Value, ir.Node | None, ir.Value]:
+    """(where the layer is seen to fire, its activation function or None, the value that the walk ended at)."""
+    settled, is_pooled, is_straight = value, False, True
+    while len(uses := list(value.uses())) == 1:
+        node = uses[0].node
+        if node.op_type in FUNCTIONS:
+            read = node.outputs[0] if sign_of(node) is not Sign.LOSES else value
+            return settled if is_pooled else read, node, node.outputs[0]
+        others = [v for v in reads(node) if v is not value and v.const_value is None]
+        if node.op_type not in PER_UNIT or (others and node.op_type != "Add"):
+            break
+        is_pooled |= node.op_type == "MaxPool"
+        is_straight &= not is_pooled and not others  # a sum counts only where an activation function follows it
+        value = node.outputs[0]
+        settled = value if is_straight else settled
+    return settled, None, value
+
+
+def sign_of(node: ir.Node) -> Sign:
+    """What > 0 says behind this function; Clip is a ReLU where its lower bound is 0."""
+    if node.op_type != "Clip":
+        return FUNCTIONS[node.op_type]
+    low = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return Sign.FIRES if low is not None and float(low) == 0 else Sign.KEEPS
+
+
+def told_apart(found: tuple[Activation, ...]) -> tuple[Activation, ...]:
+    """The same, a second layer of the same name with a number."""
+    seen: Counter[str] = Counter()
+    named = []
+    for one in found:
+        seen[one.layer] += 1
+        named.append(one if seen[one.layer] == 1 else replace(one, layer=f"{one.layer}#{seen[one.layer]}"))
+    return tuple(named)
+
+
+def hidden(model: Model, pattern: str = "*") -> tuple[Activation, ...]:
+    """Layers before the answer whose names fit a pattern."""
+    return tuple(a for a in activations(model) if not a.is_answer and fnmatch(a.layer, pattern))
+
+
+def activation_of(model: Model, name: str) -> Activation:
+    """Of a layer, or at a value; raises UsageError where there is none of this name."""
+    every = activations(model)
+    for one in every:
+        if name in (one.value, one.layer):
+            return one
+    raise UsageError(f"there is no conv or dense layer '{name}'", way_out=nearest(name, [a.layer for a in every]))

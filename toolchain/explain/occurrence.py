@@ -1,0 +1,232 @@
+"""Activation occurrence maps: how often, where and for which classes the kernels of a layer fire (Garcia et al.).
+
+A dense unit is a kernel with one position. Counts are whole numbers, made inside onnxruntime: one-hot classes times
+y > 0 is a matrix product, so that no activation ever leaves it. `layers` says where a layer is seen to fire. Means are
+over classes that have samples; maps of the others are nan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from toolchain.compress.attribution import Progress
+from toolchain.compress.measures import selective
+from toolchain.compress.objective import no_scores
+from toolchain.compress.rows import along_batch, per_sample
+from toolchain.data import Samples
+from toolchain.errors import Unsupported, UsageError
+from toolchain.explain.layers import Activation, activation_of
+from toolchain.model import BATCH, Model
+from toolchain.ops.table import dims
+from toolchain.ops.tape import PREFIX
+from toolchain.plain import parameter
+from toolchain.session import run, session, with_outputs
+
+F64, I64 = NDArray[np.float64], NDArray[np.int64]
+AT_ONCE = 1 << 23  # bytes of activations of one run: they stay in the processor's cache
+MOST = 1 << 31  # bytes of the counts of one layer
+ORDERLY = 512  # kernels up to which neighbours in the order of rows are the nearest that the tree allows
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """How often the kernels of a layer fired.
+
+    counts   images of class c whose activation of kernel k is > 0 there, [k, c, *positions]
+    samples  images of each class, [c]
+    classes  their names
+    """
+
+    layer: str
+    counts: I64
+    samples: I64
+    classes: tuple[str, ...]
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Classes with samples, [c]."""
+        return self.samples > 0
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Names of classes without any, whose maps are blank."""
+        return tuple(n for n, is_seen in zip(self.classes, self.seen, strict=True) if not is_seen)
+
+
+# ---- the equations ---------------------------------------------------------------------------------------------------
+def maps(o: Occurrence) -> F64:
+    """M: the share of the images of class c for which kernel k fires there, [k, c, *positions] (Garcia et al., eq. 1).
+
+    nan for a class without samples.
+    """
+    number = o.samples.reshape(1, -1, *(1,) * (o.counts.ndim - 2))
+    return np.divide(o.counts, number, out=np.full(o.counts.shape, np.nan), where=number > 0)
+
+
+def differences(o: Occurrence) -> F64:
+    """D: mean |M of one kernel − M of another| over classes and positions, [k, k] in 0..1 (Garcia et al., eq. 2)."""
+    from scipy.spatial.distance import pdist, squareform
+
+    flat = maps(o)[:, o.seen].reshape(len(o.counts), -1)
+    return squareform(pdist(flat, "cityblock") / flat.shape[1])
+
+
+def class_selectivity(o: Occurrence) -> F64:
+    """S: mean over the other classes d of M^c − M^d, [k, c, *positions] in −1..1 (Garcia et al., eq. 3).
+
+    Sums to 0 over classes; nan for a class without samples. Raises UsageError where fewer than two have samples.
+    """
+    m, classes = maps(o), int(o.seen.sum())
+    if classes < 2:
+        raise UsageError(
+            f"selectivity compares classes, and {classes} of the samples' has any",
+            way_out="Give samples of two or more",
+        )
+    total = m[:, o.seen].sum(axis=1, keepdims=True)
+    return (classes * m - total) / (classes - 1)
+
+
+def kernel_selectivity(o: Occurrence) -> F64:
+    """s: Σ over ordered pairs of classes of |mean S of one − mean S of the other|, [k] (Garcia et al., eq. 4)."""
+    means = maps(o)[:, o.seen].reshape(len(o.counts), int(o.seen.sum()), -1).mean(axis=2)
+    return selective(means.T)
+
+
+def row_order(o: Occurrence) -> I64:
+    """Kernels so that those which fire alike are neighbours: average linkage of D, [k]."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    k = len(o.counts)
+    if k < 3:
+        return np.arange(k)
+    tree = linkage(squareform(differences(o), checks=False), "average", optimal_ordering=k <= ORDERLY)
+    return leaves_list(tree).astype(np.int64)
+
+
+# ---- counting --------------------------------------------------------------------------------------------------------
+def occurrences(
+    model: Model,
+    data: Samples,
+    layers: Sequence[str],
+    threads: int = 1,
+    *,
+    at_once: int = AT_ONCE,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[Occurrence]:
+    """How often the kernels of these layers fire for the images of each class: one pass over the data.
+
+    layers   values where layers are seen to fire, or names of layers
+    at_once  bytes of activations that one run may take
+
+    Raises UsageError where the data has no labels or there is no such layer, Unsupported for maps that are too large.
+    """
+    if data.labels is None:
+        raise UsageError(
+            f"{data.name} has no labels, and occurrence maps are of classes",
+            way_out="Give a folder for each class, a .csv of file,label, or an .npz with y",
+        )
+    found = [activation_of(model, name) for name in layers]
+    names = class_names(model, data)
+    values = {str(v.name): v for n in model.graph for v in n.outputs}
+    for one in found:
+        check_size(one, values[one.value], len(names))
+    if not found:
+        return []
+    sums = counted(model, data, [values[a.value] for a in found], len(names), threads, at_once, progress)
+    samples = np.bincount(data.labels, minlength=len(names))
+    return [
+        Occurrence(a.layer, by_kernel(total, values[a.value], a.axis), samples, names)
+        for a, total in zip(found, sums, strict=True)
+    ]
+
+
+def class_names(model: Model, data: Samples) -> tuple[str, ...]:
+    """Of the network's classes, or of those that the data has where it is no classifier."""
+    assert data.labels is not None
+    few = 0 if no_scores(model.graph.outputs) else dims(model.graph.outputs[0])[1]
+    most = max(few, len(data.classes), int(data.labels.max(initial=-1)) + 1)
+    return tuple(data.classes[k] if k < len(data.classes) else str(k) for k in range(most))
+
+
+def check_size(one: Activation, value: ir.Value, classes: int) -> None:
+    """Raise Unsupported for maps that would not fit into memory."""
+    size = 8 * classes * abs(math.prod(dims(value)))
+    if size > MOST:
+        raise Unsupported(
+            f"occurrence maps of '{one.layer}' {value.shape} for {classes} classes take {size / 1e9:.0f} GB",
+            way_out="Leave it out with --layers",
+        )
+
+
+def counted(
+    model: Model,
+    data: Samples,
+    values: Sequence[ir.Value],
+    classes: int,
+    threads: int,
+    at_once: int,
+    progress: Progress,
+) -> list[I64]:
+    """Images of each class for which each entry is > 0, [classes, entries of a sample] for each value."""
+    assert data.labels is not None
+    runner = session(counting(model, values, classes), threads)
+    largest = 4 * sum(abs(math.prod(dims(v))) for v in values)
+    n, is_free = len(data), model.batch == "free"
+    size = max(1, min(at_once // largest, n, 1024)) if is_free else int(model.batch)
+    totals = [np.zeros((classes, abs(math.prod(dims(v)))), np.int64) for v in values]
+    for start in range(0, n, size):
+        pick = np.arange(start, min(start + size, n))
+        one_hot = np.zeros((classes, len(pick) if is_free else size), np.float32)
+        one_hot[data.labels[pick], np.arange(len(pick))] = 1
+        filled = np.resize(pick, one_hot.shape[1])  # a fixed batch is filled up with samples that count for no class
+        part = run(runner, {k: v[filled] for k, v in data.inputs.items()} | {LABELS: one_hot})
+        for total, found in zip(totals, part, strict=True):
+            total += found.astype(np.int64)  # float32 is exact up to 2²⁴ images, and a run has 1024
+        progress("occurrence", int(pick[-1]) + 1, n)
+    return totals
+
+
+LABELS = f"{PREFIX}one-hot"
+
+
+def counting(model: Model, values: Sequence[ir.Value], classes: int) -> ir.Model:
+    """A graph whose outputs are one-hot classes [classes, N] times values > 0 [N, entries of a sample]."""
+    graph = with_outputs(model.ir, [str(v.name) for v in values])
+    made = list(graph.graph.outputs)
+    batch = BATCH if model.batch == "free" else int(model.batch)
+    one_hot = ir.Value(name=LABELS, shape=ir.Shape([classes, batch]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.graph.inputs.append(one_hot)
+    graph.graph.outputs.clear()
+    for i, (value, read) in enumerate(zip(made, values, strict=True)):
+        entries = abs(math.prod(dims(read)))
+        held = {"zero": np.zeros((), read.dtype.numpy() if read.dtype else np.float32), "flat": np.array([-1, entries])}
+        zero, flat = (parameter(f"{PREFIX}occurrence{i}/{k}", v) for k, v in held.items())
+        graph.graph.initializers.update({str(v.name): v for v in (zero, flat)})
+        order = (axis := along_batch(read), *(a for a in range(len(dims(read))) if a != axis))
+        first = ir.node("Transpose", [value], attributes={"perm": order})
+        fires = ir.node("Greater", [first.outputs[0], zero])
+        number = ir.node("Cast", [fires.outputs[0]], attributes={"to": ir.DataType.FLOAT.value})
+        rows = ir.node("Reshape", [number.outputs[0], flat])
+        total = ir.node("MatMul", [one_hot, rows.outputs[0]])
+        total.outputs[0].name = f"{PREFIX}occurrence{i}"
+        total.outputs[0].type, total.outputs[0].shape = one_hot.type, ir.Shape([classes, entries])
+        graph.graph.extend([first, fires, number, rows, total])
+        graph.graph.outputs.append(total.outputs[0])
+    return graph
+
+
+def by_kernel(total: I64, value: ir.Value, axis: int) -> I64:
+    """Counts [classes, entries of a sample] as [k, classes, *positions]; rows of a sample are positions too."""
+    batch, sizes = along_batch(value), list(dims(value))
+    rows = per_sample(value)
+    del sizes[batch]
+    laid = total.reshape(len(total), *([rows] if rows > 1 else []), *sizes)
+    place = (axis if axis < batch else axis - 1) + (1 if rows > 1 else 0) + 1
+    return np.ascontiguousarray(np.moveaxis(laid, place, 0))
