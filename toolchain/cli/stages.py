@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli.app import cli
-from toolchain.cli.configured import is_configured
+from toolchain.cli.configured import unless_given
 from toolchain.cli.options import (
     ALIGN,
     APPROXIMATE,
@@ -238,8 +238,7 @@ def prune(
     from toolchain.model import load, save
     from toolchain.tables import show
 
-    if is_configured("budget") and (plan_file is not None or findings_file is not None or weightless):
-        budget = None
+    budget = unless_given("budget", budget, plan_file, findings_file, weightless)
     if sum((budget is not None, plan_file is not None, findings_file is not None, weightless)) != 1:
         raise UsageError(
             "a budget, a plan, findings or --weightless is needed, and one of them alone",
