@@ -1,4 +1,4 @@
-"""Writing: a reader sees the old file or the new one, never half of one, and a folder has one writer at a time.
+"""Reading whole and writing: a reader sees the old file or the new one, and a folder has one writer at a time.
 
 Both rest on locks that the kernel drops when their process ends, however it ends: none is ever stale. A temporary file
 is locked while it is written, so that one without a lock was left by a run that was killed; a folder is locked itself,

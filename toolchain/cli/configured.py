@@ -48,7 +48,7 @@ def values(file: ConfigFile) -> dict[str, Any]:
     }
 
 
-def is_configured(name: str) -> bool:
-    """Whether a parameter of the running command comes from the file."""
+def unless_given(name: str, value: Any, *others: Any) -> Any:
+    """A parameter; None if it comes from the file while the command line gives one of the others in its place."""
     source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.DEFAULT_MAP
+    return None if source is click.core.ParameterSource.DEFAULT_MAP and any(others) else value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli.app import cli
-from toolchain.cli.configured import is_configured
+from toolchain.cli.configured import unless_given
 from toolchain.cli.options import (
     ALIGN,
     APPROXIMATE,
@@ -242,9 +242,8 @@ def prune(
     from toolchain.model import load, save
     from toolchain.tables import show
 
-    others = (plan_file is not None, findings_file is not None, weightless)
-    budget = None if any(others) and is_configured("budget") else budget
-    if sum((budget is not None, *others)) != 1:
+    budget = unless_given("budget", budget, plan_file, findings_file, weightless)
+    if sum((budget is not None, plan_file is not None, findings_file is not None, weightless)) != 1:
         raise UsageError(
             "a budget, a plan, findings or --weightless is needed, and one of them alone",
             way_out="Give --budget params<=30%, --plan plan.json, --from-findings findings.json or --weightless",
