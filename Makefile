@@ -2,7 +2,7 @@
 # make test   the test suite
 # make lint   style, types, import floors
 # make boards  the emulated boards, without root; needs the Debian packages qemu-user and qemu-system-arm
-# make oracles  adds torch and captum, which some tests compare with (they are skipped without)
+# make oracles  adds torch, captum, zennit and grad-cam, which some tests compare with (they are skipped without)
 PYTHON ?= python3.11
 BIN := .venv/bin
 
@@ -25,7 +25,8 @@ boards: .venv/core
 
 oracles: .venv/test
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 tqdm
-	$(BIN)/pip install -q --no-deps captum==0.9.0
+	$(BIN)/pip install -q -c constraints.txt scikit-learn opencv-python-headless
+	$(BIN)/pip install -q --no-deps captum==0.9.0 zennit==0.5.1 grad-cam==1.5.7 ttach==0.0.3
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
