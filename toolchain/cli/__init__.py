@@ -6,6 +6,7 @@ from toolchain.cli import (
     job,
     measuring,
     proving,
+    pruning,
     reading,
     stages,
     sweeping,
@@ -16,7 +17,7 @@ from toolchain.cli import (
 from toolchain.cli.app import cli, main, name_variables
 
 __all__ = [
-    "checking", "cli", "explaining", "job", "main", "measuring", "proving", "reading", "stages", "sweeping",
+    "checking", "cli", "explaining", "job", "main", "measuring", "proving", "pruning", "reading", "stages", "sweeping",
     "targeting", "training", "tuning",
 ]  # fmt: skip
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolchain.cli.app import cli
-from toolchain.cli.configured import unless_given
 from toolchain.cli.options import (
-    ALIGN,
     APPROXIMATE,
     CRITERION,
-    FLOOR,
     FORCE,
     FORMAT,
-    KEEP,
     LAYERS,
     MAX_DROP,
     MEMORY,
@@ -40,8 +35,7 @@ from toolchain.cli.options import (
 from toolchain.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
-    from toolchain.compress.plan import Plan
-    from toolchain.model import Model
+    pass
 
 
 @cli.command()
@@ -168,167 +162,6 @@ def gradient(model: Path, cut: str, target: str | None, out: Path, shapes: tuple
         "table",
     )
     click.echo(f"wrote {out}")
-
-
-@cli.command()
-@MODEL
-@click.option("--ranks", "ranks_file", type=click.Path(path_type=Path), help="Scores from jettison rank.")
-@click.option("--criterion", default="magnitude", show_default=True, help="Without --ranks: magnitude or random.")
-@click.option("--budget", help="Like params<=30%.")
-@ALIGN
-@KEEP
-@FLOOR
-@APPROXIMATE
-@click.option(
-    "--order",
-    type=click.Choice(["lowest", "highest", "random"]),
-    default="lowest",
-    show_default=True,
-    help="Which units of a group go first.",
-)
-@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Use this plan.json instead of a budget.")
-@click.option(
-    "--from-findings",
-    "findings_file",
-    type=click.Path(path_type=Path),
-    help="Cut what the findings.json of jettison explain names, no more and no less: dead, unselective and redundant "
-    "kernels.",
-)
-@click.option(
-    "--weightless", is_flag=True, help="No budget: what nothing reads with a weight that is not 0, and constants."
-)
-@click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan.")
-@click.option(
-    "--mask-only", is_flag=True, help="Multiply by zero instead of removing: what the pruned model must equal."
-)
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("pruned.onnx"), show_default=True)
-@SHAPE
-@SEED
-@FORCE
-def prune(
-    model: Path,
-    ranks_file: Path | None,
-    criterion: str,
-    budget: str | None,
-    align: str,
-    keep: tuple[str, ...],
-    floors: tuple[Any, ...],
-    approximate: bool,
-    order: str,
-    plan_file: Path | None,
-    findings_file: Path | None,
-    weightless: bool,
-    plan_out: Path | None,
-    mask_only: bool,
-    dry_run: bool,
-    out: Path,
-    shapes: tuple[str, ...],
-    seed: int,
-    force: bool,
-) -> None:
-    """Plan and cut: what remains keeps its values bit for bit and its names."""
-    import json
-    from dataclasses import replace
-    from hashlib import sha256
-
-    import numpy as np
-
-    from toolchain.compress import criteria, surgery
-    from toolchain.compress.groups import analyse
-    from toolchain.compress.plan import load_plan, make_plan, save_plan
-    from toolchain.compress.ranks import load_ranks
-    from toolchain.files import check_new
-    from toolchain.model import load, save
-    from toolchain.tables import show
-
-    budget = unless_given("budget", budget, plan_file, findings_file, weightless)
-    if sum((budget is not None, plan_file is not None, findings_file is not None, weightless)) != 1:
-        raise UsageError(
-            "a budget, a plan, findings or --weightless is needed, and one of them alone",
-            way_out="Give --budget params<=30%, --plan plan.json, --from-findings findings.json or --weightless",
-        )
-    for path in (out, plan_out):
-        if path is not None and not dry_run:
-            check_new(path, force)
-            if path.resolve() == model.resolve():
-                raise UsageError(f"{path} would replace the model itself", way_out="Give another name with -o")
-    settings = {"budget": budget, "seed": seed, "align": align, "order": order, "keep": keep}
-    settings |= {"criterion": criterion} if ranks_file is None else {}
-    made_of: dict[str, Any] = {} if budget is None else {"settings": settings}
-    loaded = replace(load(model, parse_shapes(shapes)), settings=json.dumps(settings) if made_of else "")
-    if plan_file is not None:
-        plan = load_plan(plan_file, loaded)
-        channels = analyse(loaded, plan.approximate)
-    elif findings_file is not None:
-        channels = analyse(loaded, approximate)
-        plan = planned(loaded, channels, findings_file, keep)
-    elif weightless:
-        loaded, plan = settle(loaded, align, keep, plan_out)
-        channels = analyse(loaded)
-    else:
-        assert budget is not None
-        channels = analyse(loaded, approximate)
-        if ranks_file is not None:
-            found = load_ranks(ranks_file, loaded, channels)
-            made_of["ranks_sha256"] = sha256(ranks_file.read_bytes()).hexdigest()
-        else:
-            found = criteria.rank(
-                "random" if order == "random" else criterion,
-                criteria.Evidence(loaded, channels, {}, np.zeros(0, np.int64), seed=seed),
-            )
-        scores = {n: -s for n, s in found.scores.items()} if order == "highest" else found.scores
-        if order == "random":
-            generator = np.random.default_rng(seed)
-            scores = {n: generator.permutation(len(s)).astype(float) for n, s in scores.items()}
-        plan = make_plan(loaded, channels, scores, found.dead if order == "lowest" else {}, budget, align, keep, floors)
-    show([{"group": n, "before": b, "after": a} for n, (b, a) in plan.widths.items()], "table")
-    show(
-        [
-            {"": q, "before": b, "after": a, "kept %": round(100 * a / b, 2) if b else None}
-            for q, (b, a) in plan.costs.items()
-        ],
-        "table",
-    )
-    if dry_run:
-        return
-    act = surgery.mask if mask_only else surgery.prune
-    save(act(loaded, channels, plan.labels(channels)), out, force)
-    click.echo(f"wrote {out}")
-    if plan_out is not None:
-        save_plan(plan, plan_out, force, made_of)
-        click.echo(f"wrote {plan_out}")
-
-
-def planned(model: Any, channels: Any, path: Path, keep: tuple[str, ...]) -> Any:
-    """The plan that findings make; what they name and cannot go is told."""
-    import numpy as np
-
-    from toolchain.compress.budget import check_patterns
-    from toolchain.compress.plan import plan_without
-    from toolchain.explain.findings import load_findings, removal
-
-    check_patterns(keep, [g.name for g in channels.groups], "--keep")
-    gone = removal(load_findings(path, model), model, channels)
-    for layer, kernels in gone.stuck.items():
-        click.echo(f"stays     {layer}: {len(kernels)} kernels; jettison groups says why", err=True)
-    kept = [g.units for g in channels.groups if any(fnmatch(g.name, k) for k in keep)]
-    labels = np.setdiff1d(gone.labels, np.concatenate([np.zeros(0, np.int64), *kept]))
-    return plan_without(model, channels, labels, "findings")
-
-
-def settle(model: Model, align: str, keep: tuple[str, ...], plan_out: Path | None) -> tuple[Model, Plan]:
-    """The model with its constants in biases and the plan that takes weightless units out; says what has to stay."""
-    from toolchain.compress.weightless import weightless
-
-    clean, plan, stays = weightless(model, align, keep)
-    if clean is not model and plan_out is not None:
-        raise UsageError(
-            "what constant units give went into biases, which no plan can say", way_out="Leave --plan-out out"
-        )
-    for stay in stays:
-        click.echo(f"{stay.units} of the units of {stay.where} stay: {stay.reason}", err=True)
-    return clean, plan
 
 
 @cli.command()
