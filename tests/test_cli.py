@@ -117,7 +117,10 @@ def test_ranks_of_a_run_give_its_plan_again(compressed: Path, tmp_path: Path):
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "p.json").read_text()) == json.loads((compressed / "plan.json").read_text())
+    mine, its = (json.loads(p.read_text()) for p in (tmp_path / "p.json", compressed / "plan.json"))
+    assert mine["ranks_sha256"] == its["ranks_sha256"]
+    told = ("settings", "costs", "used")  # the file that either makes tells its own settings, which take bytes
+    assert {k: v for k, v in mine.items() if k not in told} == {k: v for k, v in its.items() if k not in told}
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], int, str]]:

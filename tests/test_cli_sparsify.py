@@ -125,4 +125,4 @@ def test_a_plan_of_weightless_units_is_written_where_a_plan_can_say_it_all(folde
 def test_a_budget_a_plan_and_weightless_exclude_each_other(folder: Path) -> None:
     for words in (("--weightless", "--budget", "units<=50%"), ()):
         done = jettison("prune", folder / "unread.onnx", *words, cwd=folder)
-        assert done.returncode == 2 and "a budget, a plan or --weightless is needed" in done.stderr
+        assert done.returncode == 2 and "a budget, a plan, findings or --weightless is needed" in done.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +98,9 @@ def prune(
             check_new(path, force)
             if path.resolve() == model.resolve():
                 raise UsageError(f"{path} would replace the model itself", way_out="Give another name with -o")
-    loaded, channels, plan = source(load(model, parse_shapes(shapes)), wanted)
+    settings = settings_of(wanted)
+    original = replace(load(model, parse_shapes(shapes)), settings=json.dumps(settings) if settings else "")
+    loaded, channels, plan = source(original, wanted)
     show_plan(plan)
     if dry_run:
         return
@@ -104,8 +108,19 @@ def prune(
     save(act(loaded, channels, plan.labels(channels)), out, force)
     click.echo(f"wrote {out}")
     if wanted.plan_out is not None:
-        save_plan(plan, wanted.plan_out, force)
+        made_of: dict[str, Any] = {"settings": settings} if settings else {}
+        if wanted.ranks_file is not None:
+            made_of["ranks_sha256"] = sha256(wanted.ranks_file.read_bytes()).hexdigest()
+        save_plan(plan, wanted.plan_out, force, made_of)
         click.echo(f"wrote {wanted.plan_out}")
+
+
+def settings_of(wish: Wish) -> dict[str, Any]:
+    """What a plan by budget depends on besides its files; {} where files, or weights, say it all."""
+    if wish.budget is None:
+        return {}
+    names = ("budget", "seed", "align", "order", "keep", *(("criterion",) if wish.ranks_file is None else ()))
+    return {name: getattr(wish, name) for name in names}
 
 
 def show_plan(plan: Plan) -> None:
@@ -193,7 +208,7 @@ def from_findings(model: Model, wish: Wish) -> tuple[Model, Channels, Plan]:
 
 
 def without_weights(model: Model, wish: Wish) -> tuple[Model, Channels, Plan]:
-    """The network with its constants in biases, and the plan that takes weightless units out; what has to stay is told."""
+    """The network with its constants in biases, and the plan without weightless units; what has to stay is told."""
     from toolchain.compress.groups import analyse
     from toolchain.compress.weightless import weightless
 
