@@ -61,6 +61,7 @@ THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 THREAD_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NUMEXPR_")
 
 FIXED = {
+    "PYTHONUTF8": "1",  # LiteRT 2.1 takes no path that the locale cannot spell
     "PYTHONSAFEPATH": "1",  # the agent's folder must not shadow modules that a runtime imports
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime ≥ 1.29 reports names and hashes of models, and leaves $TMPDIR/.ses
 }

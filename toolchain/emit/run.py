@@ -122,6 +122,7 @@ def finished(command: Sequence[str], who: str, path: Path, timeout: float) -> st
     """What a child, which sees this toolchain, said on stderr; raises RunnerFailed unless it came to its end."""
     places = [str(Path(toolchain.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     sees = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
+    sees |= {"PYTHONUTF8": "1"}  # LiteRT 2.1 takes no path that the locale cannot spell
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, env=sees
