@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from onnx import helper, numpy_helper
 
 from benchmarks.hostile.children import Outcome, Runner
 from benchmarks.hostile.files import write_files, zipped
-from benchmarks.hostile.seeds import MAIN, write_seeds
+from benchmarks.hostile.seeds import MAIN, parsed, write_seeds
 
 PRUNE = "prune {} --budget units<=50% --dry-run"
 RANK = f"rank {MAIN} --criterion activation --samples 4 -o out.npz --data {{}}"
 CUT = f"prune {MAIN} --dry-run --budget "
+COMPRESS = f"compress {MAIN} --data {{}} --criterion activation --budget units<=50% --runs 0 --to onnx -o made"
 SECONDS = 60.0  # the chain of 20,000 nodes on a busy machine
 
 
@@ -200,10 +202,24 @@ ROWS: dict[str, tuple[Case, ...]] = {
                 "none.npz": "no samples",
             }
         ),
-        Case(RANK, "one class.npz", (0,)),
+        Case(RANK, "one class.npz", (3,), ("has samples of class 0 alone",)),
+        Case(COMPRESS, "one class.npz", (3,), ("has samples of class 0 alone",)),
+        Case(f"explain {MAIN} --data {{}} --figures sorted -o made --orders 1 --steps 2", "one class.npz", (0,)),
     ),
-    "images": data(
-        {"broken": "y.png: cannot be read as an image", "endless": "", "huge": "cannot be read as an image"}
+    "images": data({"broken": "y.png: cannot be read as an image", "endless": "", "huge": "cannot be read as an image"})
+    + tuple(
+        Case(f"{RANK} --skip-bad", name, (0,), (f"1 of 3 images left out: {name}/a/y.png",), is_told=True)
+        for name in ("broken", "endless", "huge")
+    )
+    + (Case(f"{RANK} --skip-bad", "none", (3,), ("none of its 1 images can be read",)),),
+    "one answer": (
+        Case(
+            COMPRESS.replace(MAIN, "always.onnx"),
+            "data.npz",
+            (0,),
+            ("before the cut the network answers 'b' to all 12 samples: an accuracy of 33.33%",),
+            is_told=True,
+        ),
     ),
     "budgets": typed(
         {
@@ -289,6 +305,11 @@ def write_all(folder: Path) -> None:
     from PIL import Image
 
     write_seeds(folder)
+    always = parsed(MAIN)
+    always.graph.node[-1].output[0] = "scores"
+    always.graph.node.append(helper.make_node("Add", ["scores", "certain"], ["y"]))
+    always.graph.initializer.append(numpy_helper.from_array(np.float32([0, 1e6, 0]), "certain"))
+    (folder / "always.onnx").write_bytes(always.SerializeToString())
     write_files(folder)
     x, y = np.zeros((6, 1, 8, 8), np.float32), np.arange(6) % 3
     nan = x.copy()
@@ -310,8 +331,11 @@ def write_all(folder: Path) -> None:
     (folder / "path.npz").write_bytes(zipped(**{"../x.npy": npy(x)}))
     (folder / "lying.npz").write_bytes(zipped(**{"x.npy": npy(x)[:-8]}))
     for name in ("broken", "endless", "huge"):
-        (folder / name / "a").mkdir(parents=True)
-        Image.new("L", (8, 8)).save(folder / name / "a" / "x.png")
+        for k in "ab":
+            (folder / name / k).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(folder / name / k / "x.png")
+    (folder / "none" / "a").mkdir(parents=True)
+    (folder / "none" / "a" / "x.png").write_bytes(b"\x89PNG but no more")
     (folder / "broken" / "a" / "y.png").write_bytes(b"\x89PNG but no more")
     (folder / "endless" / "a" / "y.png").symlink_to("y.png")
     Image.new("1", (20_000, 20_000)).save(folder / "huge" / "a" / "y.png")
