@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from targets import agent
+from targets.memory import bound, memory_bytes
 
 AGENT = Path(agent.__file__)
 
@@ -353,6 +354,7 @@ def child(command: list[str], threads: int, runtime: str, timeout_s: float) -> t
     except OSError as error:
         raise RunnerError(f"cannot start {command[0]}: {error.strerror}") from error
     with process:
+        bound(process.pid, memory_bytes())
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
         except BaseException as error:  # Ctrl-C too: it does not reach another session
