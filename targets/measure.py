@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from targets import agent
+from targets.memory import bound, memory_bytes
 
 AGENT = Path(agent.__file__)
 
@@ -61,6 +62,7 @@ THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 THREAD_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NUMEXPR_")
 
 FIXED = {
+    "PYTHONUTF8": "1",  # LiteRT 2.1 takes no path that the locale cannot spell
     "PYTHONSAFEPATH": "1",  # the agent's folder must not shadow modules that a runtime imports
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime ≥ 1.29 reports names and hashes of models, and leaves $TMPDIR/.ses
 }
@@ -352,6 +354,7 @@ def child(command: list[str], threads: int, runtime: str, timeout_s: float) -> t
     except OSError as error:
         raise RunnerError(f"cannot start {command[0]}: {error.strerror}") from error
     with process:
+        bound(process.pid, memory_bytes())
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
         except BaseException as error:  # Ctrl-C too: it does not reach another session

@@ -10,15 +10,16 @@ import pytest
 pytest.importorskip("benchmarks.hostile", reason="run pytest from the repository root")
 
 from benchmarks.hostile.children import Runner
-from benchmarks.hostile.rows import ELSEWHERE, ROWS, SECONDS, write_all
+from benchmarks.hostile.rows import ASCII, ELSEWHERE, ROWS, judged, write_all
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as found:
-        yield found
+def runners() -> Iterator[dict[bool, Runner]]:
+    """Without and with an ASCII locale."""
+    with Runner() as found, Runner(environment=ASCII) as other:
+        yield {False: found, True: other}
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_bad_input_is_one_line_with_its_exit_code_and_leaves_nothing(row: str, folder: Path, runner: Runner) -> None:
-    wrong = []
-    for case in ROWS[row]:
-        found = runner.run(case.words, folder, seconds=SECONDS)
-        wrong.append(f"{case.words}: {case.wrong(found)}" if case.wrong(found) else "")
-    assert not any(wrong), "\n".join(wrong)
+def test_a_bad_input_is_one_line_with_its_exit_code_and_leaves_nothing(
+    row: str, folder: Path, runners: dict[bool, Runner]
+) -> None:
+    found = judged(folder, runners, {row: ROWS[row]})[row]
+    assert not any(found), "\n".join(filter(None, found))
 
 
 @pytest.mark.parametrize("row", ELSEWHERE)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolchain.data import Samples, load_samples
+from toolchain.data import Samples, check_several_classes, load_samples
 from toolchain.errors import BadInput
 from toolchain.model import Model, load
 from toolchain.shipped import triangles_squares_path
@@ -149,3 +149,21 @@ def test_a_broken_image_is_named(model: Model, tmp_path: Path):
     (tmp_path / "a" / "y.png").write_bytes(b"\x89PNG but no more")
     with pytest.raises(BadInput, match=r"y\.png: cannot be read as an image"):
         load_samples(tmp_path, model)
+
+
+def test_what_is_no_image_is_left_out_and_named_where_that_is_asked(model: Model, tmp_path: Path):
+    images(tmp_path, {"a/x.png": 0, "b/z.png": 255})
+    whole = load_samples(tmp_path, model)
+    (tmp_path / "a" / "y.png").write_bytes(b"\x89PNG but no more")
+    found = load_samples(tmp_path, model, skip_bad=True)
+    np.testing.assert_array_equal(found.inputs["image"], whole.inputs["image"])
+    np.testing.assert_array_equal(found.labels, [0, 1])
+    assert found.skipped == (str(tmp_path / "a" / "y.png"),) and whole.skipped == ()
+
+
+def test_labels_of_one_class_are_refused_where_the_model_knows_several(model: Model):
+    inputs = {"image": x4}
+    check_several_classes(Samples("d", inputs, np.array([0, 1, 0, 1])), model)
+    check_several_classes(Samples("d", inputs, None), model)
+    with pytest.raises(BadInput, match="class 1 alone, and the model knows 2"):
+        check_several_classes(Samples("d", inputs, np.ones(4, np.int64)), model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Samples:
     classes  their names, or () where none are given
     pixels   how images became these numbers, or "" for samples that were numbers
     masks    true where the object of an image is, [n, h, w], or None where that is not known
+    skipped  files of the set that could not be read
     """
 
     name: str
@@ -43,6 +44,7 @@ class Samples:
     classes: tuple[str, ...] = ()
     pixels: str = ""
     masks: NDArray[np.bool_] | None = None
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -56,7 +58,7 @@ class Samples:
         part = {k: v[which] for k, v in self.inputs.items()}
         labels = None if self.labels is None else self.labels[which]
         masks = None if self.masks is None else self.masks[which]
-        return Samples(self.name, part, labels, self.classes, self.pixels, masks)
+        return replace(self, inputs=part, labels=labels, masks=masks)
 
     def balanced(self, n: int, seed: int) -> Samples:
         """n samples at most, as many of each class as there are, in a seeded order; the set itself if it is small."""
@@ -73,18 +75,19 @@ class Samples:
         return self.at(np.sort(order[:n]))
 
 
-def load_samples(path: Path | str, model: Model, pixels: str = "unit") -> Samples:
+def load_samples(path: Path | str, model: Model, pixels: str = "unit", skip_bad: bool = False) -> Samples:
     """Read samples and check them against the model's inputs.
 
-    pixels  how images are scaled: unit (0..1), raw (0..255) or imagenet
+    pixels    how images are scaled: unit (0..1), raw (0..255) or imagenet
+    skip_bad  leave out images that cannot be read, and name them, instead of refusing all
 
     Raises BadInput for files that cannot be read or do not fit the model.
     """
     path = Path(path)
     if path.is_dir():
-        samples = from_folder(path, model, pixels)
+        samples = from_folder(path, model, pixels, skip_bad)
     elif path.suffix == ".csv":
-        samples = from_manifest(path, model, pixels)
+        samples = from_manifest(path, model, pixels, skip_bad)
     else:
         samples = from_npz(path, model)
     return checked(samples, model, path)
@@ -135,16 +138,20 @@ def as_masks(masks: NDArray[Any], images: NDArray[np.float32], path: Path) -> ND
     return masks != 0
 
 
-def from_folder(path: Path, model: Model, pixels: str) -> Samples:
+def from_folder(path: Path, model: Model, pixels: str, skip_bad: bool) -> Samples:
     """One sub-folder for each class, in the order of their names."""
-    classes = sorted(p.name for p in path.iterdir() if p.is_dir())
-    files = [(p, i) for i, c in enumerate(classes) for p in sorted((path / c).iterdir()) if p.suffix.lower() in IMAGES]
+    try:
+        classes = sorted(p.name for p in path.iterdir() if p.is_dir())
+        inside = [(p, i) for i, c in enumerate(classes) for p in sorted((path / c).iterdir())]
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", str(error.filename or path)) from error
+    files = [(p, i) for p, i in inside if p.suffix.lower() in IMAGES]
     if not files:
         raise BadInput("has no images in folders of classes", str(path), "Use FOLDER/class/image.png")
-    return from_images(path.name, files, tuple(classes), model, pixels)
+    return from_images(path.name, files, tuple(classes), model, pixels, skip_bad)
 
 
-def from_manifest(path: Path, model: Model, pixels: str) -> Samples:
+def from_manifest(path: Path, model: Model, pixels: str, skip_bad: bool) -> Samples:
     """Rows of file,label with a header; files beside the manifest; labels as numbers or names."""
     text = read_bytes(path, "a .csv manifest").decode("utf-8", errors="replace")
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -155,35 +162,57 @@ def from_manifest(path: Path, model: Model, pixels: str) -> Samples:
         number, classes = {n: int(n) for n in names}, ()
     else:
         number, classes = {n: i for i, n in enumerate(names)}, tuple(names)
-    return from_images(path.name, [(path.parent / r["file"], number[r["label"]]) for r in rows], classes, model, pixels)
+    files = [(path.parent / r["file"], number[r["label"]]) for r in rows]
+    return from_images(path.name, files, classes, model, pixels, skip_bad)
 
 
 def from_images(
-    name: str, files: list[tuple[Path, int]], classes: tuple[str, ...], model: Model, pixels: str
+    name: str,
+    files: Sequence[tuple[Path, int]],
+    classes: tuple[str, ...],
+    model: Model,
+    pixels: str,
+    skip_bad: bool,
 ) -> Samples:
     """Images scaled to the model's only input, [n, channels, height, width]."""
-    from PIL import Image, UnidentifiedImageError
-
     if pixels not in PIXELS:
         raise UsageError(f"unknown pixels '{pixels}'", way_out=f"Use one of {', '.join(PIXELS)}")
     shape = next(iter(model.inputs.values()))
     if len(model.inputs) != 1 or len(shape) != 3 or shape[0] not in (1, 3):
         raise BadInput(f"images do not fit inputs {model.inputs}", name, "Give an .npz file")
-    scale, mean, std = PIXELS[pixels]
+    scale, *moved = PIXELS[pixels]
+    mean, deviation = (np.array(v[: shape[0]], np.float32)[:, None, None] for v in moved)
     x = np.empty((len(files), *shape), np.float32)
-    for i, (file, _) in enumerate(files):
+    labels, skipped = list[int](), list[str]()
+    for file, label in files:
         try:
-            with Image.open(file) as image:
-                image = image.convert("L" if shape[0] == 1 else "RGB").resize(
-                    (shape[2], shape[1]), Image.Resampling.BILINEAR
-                )
-                array = np.asarray(image, np.float32)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise BadInput(f"cannot be read as an image ({type(error).__name__})", str(file)) from error
-        array = array[None] if shape[0] == 1 else array.transpose(2, 0, 1)
-        shift, spread = (np.array(v[: shape[0]], np.float32)[:, None, None] for v in (mean, std))
-        x[i] = (array / np.float32(scale) - shift) / spread
-    return Samples(name, {next(iter(model.inputs)): x}, np.array([k for _, k in files], np.int64), classes, pixels)
+            x[len(labels)] = (image_of(file, shape) / np.float32(scale) - mean) / deviation
+        except BadInput:
+            if not skip_bad:
+                raise
+            skipped.append(str(file))
+        else:
+            labels.append(label)
+    if not labels:
+        raise BadInput(f"none of its {len(files)} images can be read", name)
+    inputs = {next(iter(model.inputs)): x[: len(labels)]}
+    return Samples(name, inputs, np.array(labels, np.int64), classes, pixels, skipped=tuple(skipped))
+
+
+def image_of(file: Path, shape: Sequence[int]) -> NDArray[np.float32]:
+    """An image at the size of a [channels, height, width], in 0..255; raises BadInput for what is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            sized = image.convert("L" if shape[0] == 1 else "RGB").resize(
+                (shape[2], shape[1]), Image.Resampling.BILINEAR
+            )
+            array = np.asarray(sized, np.float32)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        what = f"cannot be read as an image ({type(error).__name__})"
+        raise BadInput(what, str(file), "Mend it, or leave such files out with --skip-bad") from error
+    return array[None] if shape[0] == 1 else array.transpose(2, 0, 1)
 
 
 def checked(samples: Samples, model: Model, path: Path) -> Samples:
@@ -203,7 +232,7 @@ def checked(samples: Samples, model: Model, path: Path) -> Samples:
     labels = samples.labels
     if labels is None:
         return samples
-    classes = next((int(s) for v in model.graph.outputs for s in list(v.shape or ())[1:2] if isinstance(s, int)), None)
+    classes = scored_classes(model)
     if labels.ndim != 1 or len(labels) != len(samples):
         raise BadInput(f"labels are {labels.shape}, {len(samples)} samples need ({len(samples)},)", str(path))
     if labels.dtype.kind not in "iub":
@@ -212,6 +241,20 @@ def checked(samples: Samples, model: Model, path: Path) -> Samples:
         bad = labels.max() if labels.max() >= classes else labels.min()
         raise BadInput(f"label {bad} is outside the model's {classes} classes (0…{classes - 1})", str(path))
     return replace(samples, labels=labels.astype(np.int64))
+
+
+def scored_classes(model: Model) -> int | None:
+    """Classes that the model's first output [N, classes] scores; None where that is not fixed."""
+    return next((int(s) for v in model.graph.outputs for s in list(v.shape or ())[1:2] if isinstance(s, int)), None)
+
+
+def check_several_classes(samples: Samples, model: Model) -> None:
+    """Raise BadInput for labels of one class where the model knows several: units of all others would rank lowest."""
+    found = () if samples.labels is None else np.unique(samples.labels)
+    of = scored_classes(model) or 1
+    if len(found) == 1 and of > 1:
+        told = f"has samples of class {found[0]} alone, and the model knows {of}: units of all others would rank lowest"
+        raise BadInput(told, samples.name, "Give samples of all classes")
 
 
 def sha256_of(samples: Samples) -> str:

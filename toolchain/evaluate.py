@@ -18,16 +18,26 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of samples whose largest output is their class, overall and for each class that occurs."""
+    """Share of samples whose largest output is their class, overall and for each class that occurs.
+
+    per_class  class -> (samples, correct)
+    always     the answer to every sample, if it is one and the samples are of several classes
+    """
 
     n: int
     correct: int
-    per_class: dict[int, tuple[int, int]]  # class -> (samples, correct)
+    per_class: dict[int, tuple[int, int]]
+    always: int | None = None
 
     @property
     def share(self) -> float:
         """In 0..1."""
         return self.correct / self.n
+
+    @property
+    def majority(self) -> float:
+        """The share that always answering the most frequent class would have."""
+        return max(samples for samples, _ in self.per_class.values()) / self.n
 
 
 def answers(model: Model, samples: Samples, threads: int = 1) -> Iterator[list[NDArray[Any]]]:
@@ -51,12 +61,14 @@ def classes(model: Model, samples: Samples, threads: int = 1) -> NDArray[np.int6
 def evaluate(model: Model, samples: Samples, threads: int = 1) -> Accuracy:
     """Classify the samples in onnxruntime; they must have labels."""
     assert samples.labels is not None
-    right = classes(model, samples, threads) == samples.labels
+    chosen = classes(model, samples, threads)
+    right = chosen == samples.labels
     per_class = {
         int(k): (int((samples.labels == k).sum()), int(right[samples.labels == k].sum()))
         for k in np.unique(samples.labels)
     }
-    return Accuracy(len(samples), int(right.sum()), per_class)
+    always = int(chosen[0]) if len(per_class) > 1 and (chosen == chosen[0]).all() else None
+    return Accuracy(len(samples), int(right.sum()), per_class, always)
 
 
 def deviation(dense: Model, other: Model, samples: Samples, threads: int = 1) -> float:

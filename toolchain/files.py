@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -72,7 +73,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def prefix(path: Path) -> str:
     """What the names of temporary files for `path` begin with."""
-    return f".{os.fsencode(path.name)[:LONGEST].decode(errors='ignore')}."
+    return f".{os.fsencode(path.name)[:LONGEST].decode(sys.getfilesystemencoding(), errors='ignore')}."
 
 
 def temporary(path: Path) -> tuple[int, str]:

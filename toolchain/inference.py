@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from toolchain.errors import BadInput
 
 LARGEST_CONSTANT = 1 << 26  # elements that folding may make: a ConstantOfShape can ask for any number
-LARGEST_AXIS = 1 << 28  # positions along one axis: each gets an id
+LARGEST_AXIS = 1 << 24  # positions along one axis: each gets an id
 SMALL = 4096  # elements up to which a constant may decide a shape
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 

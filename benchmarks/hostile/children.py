@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,19 +67,36 @@ class Outcome:
 class Runner:
     """Runs commands one after another; close it, or use it in a with statement."""
 
-    def __init__(self, python: str = sys.executable, server: Sequence[str] = ("benchmarks.hostile.children",)) -> None:
+    def __init__(
+        self,
+        python: str = sys.executable,
+        server: Sequence[str] = ("benchmarks.hostile.children",),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         env = {**os.environ, **single, "PYTHONPATH": str(ROOT), "CI": "1", "PYTHONWARNINGS": "ignore"}
+        env |= environment or {}
         command = [python, "-m", *server]
         self.server = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
-    def run(self, words: Sequence[object], folder: Path, seconds: float = SECONDS, memory: int = BYTES) -> Outcome:
-        """`jettison -q WORDS` in a folder: how it went, and which files are new there if it failed."""
+    def run(
+        self,
+        words: Sequence[object],
+        folder: Path,
+        seconds: float = SECONDS,
+        memory: int = BYTES,
+        is_heard: bool = True,
+    ) -> Outcome:
+        """`jettison -q WORDS` in a folder: how it went, and which files are new there if it failed.
+
+        is_heard  whether anybody reads its standard output; else the reader went away before the first word
+        """
         assert self.server.stdin is not None and self.server.stdout is not None
         before = set(folder.rglob("*"))
         asked = {"words": [str(w) for w in words], "folder": str(folder), "seconds": seconds, "memory": memory}
+        asked["is_heard"] = is_heard
         self.server.stdin.write(json.dumps(asked) + "\n")
         self.server.stdin.flush()
         answer: dict[str, Any] = json.loads(self.server.stdout.readline())
@@ -108,7 +125,7 @@ def jettison(words: list[str]) -> None:
     """What the command line runs."""
     from toolchain.cli import main
 
-    sys.argv = ["jettison", "-q", *words]
+    sys.argv = ["jettison", "-q", *(os.fsdecode(w.encode()) for w in words)]  # as this locale would have read them
     main()
 
 
@@ -126,13 +143,21 @@ def preload() -> None:
     gc.freeze()  # or each child copies every page that its collector looks at
 
 
-def ran(main: Callable[[list[str]], object], words: list[str], folder: str, seconds: float, memory: int) -> Outcome:
+def ran(
+    main: Callable[[list[str]], object],
+    words: list[str],
+    folder: str,
+    seconds: float,
+    memory: int,
+    is_heard: bool = True,
+) -> Outcome:
     """The outcome of one command."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begun = time.monotonic()
         pid = os.fork()
         if not pid:
-            child(lambda: main(words), folder, seconds, memory, out.fileno(), err.fileno())
+            heard_by = out.fileno() if is_heard else unread()
+            child(lambda: main(words), os.fsdecode(folder.encode()), seconds, memory, heard_by, err.fileno())
         _, status, used = os.wait4(pid, 0)
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # what it started
@@ -141,6 +166,13 @@ def ran(main: Callable[[list[str]], object], words: list[str], folder: str, seco
     ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     code = None if ended else os.WEXITSTATUS(status)
     return Outcome(code, ended, said[0], said[1], round(took, 4), used.ru_maxrss * 1024)
+
+
+def unread() -> int:
+    """A pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
 
 
 def text(stream: Any) -> str:

@@ -8,34 +8,51 @@ Rows that need a board, a signal or gigabytes are held by the tests that ELSEWHE
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from onnx import helper, numpy_helper
 
 from benchmarks.hostile.children import Outcome, Runner
 from benchmarks.hostile.files import write_files, zipped
-from benchmarks.hostile.seeds import MAIN, write_seeds
+from benchmarks.hostile.seeds import MAIN, parsed, write_seeds
 
 PRUNE = "prune {} --budget units<=50% --dry-run"
 RANK = f"rank {MAIN} --criterion activation --samples 4 -o out.npz --data {{}}"
+CUT = f"prune {MAIN} --dry-run --budget "
+COMPRESS = f"compress {MAIN} --data {{}} --criterion activation --budget units<=50% --runs 0 --to onnx -o made"
 SECONDS = 60.0  # the chain of 20,000 nodes on a busy machine
 
 
 @dataclass(frozen=True)
 class Case:
-    """One command: {} in it stands for the file; any of the codes is right, and all of the parts are said."""
+    """One command: {} in it stands for the file; any of the codes is right, and all of the parts are said.
+
+    is_told   the parts are said even if the command succeeds: a warning
+    is_heard  somebody reads its standard output
+    is_ascii  its locale has no other characters
+    """
 
     command: str
     file: str
     codes: tuple[int, ...]
     says: tuple[str, ...] = ()
+    is_told: bool = False
+    is_heard: bool = True
+    is_ascii: bool = False
 
     @property
     def words(self) -> list[str]:
-        return [self.file if w == "{}" else w for w in self.command.split()]
+        return [w.replace("{}", self.file) for w in self.command.split()]
+
+    def run(self, folder: Path, runners: Mapping[bool, Runner]) -> str:
+        """What is wrong with it in a folder, or ""; a runner without and one with an ASCII locale."""
+        return self.wrong(runners[self.is_ascii].run(self.words, folder, seconds=SECONDS, is_heard=self.is_heard))
 
     def wrong(self, found: Outcome) -> str:
         """What is wrong with an outcome, or ""."""
@@ -43,7 +60,7 @@ class Case:
             return f"{found.kind}: {found.stderr[-300:]}"
         if found.code not in self.codes:
             return f"exit {found.code}: {found.stderr[-300:]}"
-        lacking = [s for s in self.says if found.code and s not in found.stderr]
+        lacking = [s for s in self.says if (found.code or self.is_told) and s not in found.stderr]
         return f"does not say {lacking}: {found.stderr[-300:]}" if lacking else ""
 
 
@@ -68,8 +85,29 @@ def every(*names: str, codes: tuple[int, ...] = (0,)) -> tuple[Case, ...]:
     return tuple(Case(c, f"models/{n}.onnx", codes) for n in names for c in commands)
 
 
+PATHS = ("two words.onnx", "\u043c\u0435\u0440\u0430 \u00b5\u2014\u6e2c.onnx", "-dash.onnx")
+TALKING = (  # commands that print
+    "--help", "ops", "doctor", "targets list", "targets show stm32h7", f"inspect {MAIN}", f"inspect {MAIN} --memory",
+    f"groups {MAIN} --format json", f"{CUT}units<=50%", f"prune {MAIN} --budget units<=50% -o made.onnx",
+    f"verify {MAIN} {MAIN}", "check --config budgets.toml", f"init {MAIN} -o made.toml",
+    f"gradient {MAIN} --at a -o made.onnx", f"targets estimate {MAIN} --target stm32h7",
+    f"rank {MAIN} --data data.npz --criterion l1 -o made.npz", f"export {MAIN} --to onnx -o made",
+    f"bench {MAIN} --runs 1 --warmup 0",
+    f"compress {MAIN} --criterion magnitude --budget units<=50% --runs 0 --to onnx -o made",
+)  # fmt: skip
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def named(path: str, is_ascii: bool) -> tuple[Case, ...]:
+    """A sound model whose path is odd, and results beside it."""
+    commands = ("inspect -- {}", "prune ./{} --budget units<=50% -o {}.cut --plan-out {}.json", "export ./{} -o {}.d")
+    return tuple(
+        Case(c, path, (0,), is_ascii=is_ascii)
+        for c in (*commands, "verify ./{} ./{}", "bench ./{} --runs 1 --warmup 0")
+    )
+
+
 NONE = "not an ONNX model"
-CUT = f"prune {MAIN} --dry-run --budget "
 ROWS: dict[str, tuple[Case, ...]] = {
     "missing file, folder": models({"none": "no such file"}, 3)
     + typed({"inspect .": "is a folder", "inspect models/pipe": "not an ordinary file"}, 3),
@@ -164,10 +202,24 @@ ROWS: dict[str, tuple[Case, ...]] = {
                 "none.npz": "no samples",
             }
         ),
-        Case(RANK, "one class.npz", (0,)),
+        Case(RANK, "one class.npz", (3,), ("has samples of class 0 alone",)),
+        Case(COMPRESS, "one class.npz", (3,), ("has samples of class 0 alone",)),
+        Case(f"explain {MAIN} --data {{}} --figures sorted -o made --orders 1 --steps 2", "one class.npz", (0,)),
     ),
-    "images": data(
-        {"broken": "y.png: cannot be read as an image", "endless": "", "huge": "cannot be read as an image"}
+    "images": data({"broken": "y.png: cannot be read as an image", "endless": "", "huge": "cannot be read as an image"})
+    + tuple(
+        Case(f"{RANK} --skip-bad", name, (0,), (f"1 of 3 images left out: {name}/a/y.png",), is_told=True)
+        for name in ("broken", "endless", "huge")
+    )
+    + (Case(f"{RANK} --skip-bad", "none", (3,), ("none of its 1 images can be read",)),),
+    "one answer": (
+        Case(
+            COMPRESS.replace(MAIN, "always.onnx"),
+            "data.npz",
+            (0,),
+            ("before the cut the network answers 'b' to all 12 samples: an accuracy of 33.33%",),
+            is_told=True,
+        ),
     ),
     "budgets": typed(
         {
@@ -219,6 +271,9 @@ ROWS: dict[str, tuple[Case, ...]] = {
         2,
         3,
     ),
+    "a reader that went away": tuple(Case(c, "", (0,), is_heard=False) for c in TALKING),
+    "another locale": tuple(Case(c, "", (0,), is_ascii=True) for c in TALKING),
+    "odd paths": tuple(c for path in PATHS for is_ascii in (False, True) for c in named(path, is_ascii)),
     "a .pt to prune": (Case(PRUNE, "net.pt", (3,), ("pickles run code",)),),
 }
 
@@ -250,6 +305,11 @@ def write_all(folder: Path) -> None:
     from PIL import Image
 
     write_seeds(folder)
+    always = parsed(MAIN)
+    always.graph.node[-1].output[0] = "scores"
+    always.graph.node.append(helper.make_node("Add", ["scores", "certain"], ["y"]))
+    always.graph.initializer.append(numpy_helper.from_array(np.float32([0, 1e6, 0]), "certain"))
+    (folder / "always.onnx").write_bytes(always.SerializeToString())
     write_files(folder)
     x, y = np.zeros((6, 1, 8, 8), np.float32), np.arange(6) % 3
     nan = x.copy()
@@ -271,11 +331,16 @@ def write_all(folder: Path) -> None:
     (folder / "path.npz").write_bytes(zipped(**{"../x.npy": npy(x)}))
     (folder / "lying.npz").write_bytes(zipped(**{"x.npy": npy(x)[:-8]}))
     for name in ("broken", "endless", "huge"):
-        (folder / name / "a").mkdir(parents=True)
-        Image.new("L", (8, 8)).save(folder / name / "a" / "x.png")
+        for k in "ab":
+            (folder / name / k).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(folder / name / k / "x.png")
+    (folder / "none" / "a").mkdir(parents=True)
+    (folder / "none" / "a" / "x.png").write_bytes(b"\x89PNG but no more")
     (folder / "broken" / "a" / "y.png").write_bytes(b"\x89PNG but no more")
     (folder / "endless" / "a" / "y.png").symlink_to("y.png")
     Image.new("1", (20_000, 20_000)).save(folder / "huge" / "a" / "y.png")
+    for name in PATHS:
+        shutil.copy(folder / MAIN, folder / name)
     (folder / "net.pt").write_bytes(zipped(**{"archive/data.pkl": b"x"}))
     budget = f'[[budget]]\nmodel = "{MAIN}"\n'
     texts = {"unknown": "[prune]\nratoi = 3\n", "type": "[prune]\nbudget = 3\n", "syntax": "[model\n"}
@@ -298,14 +363,15 @@ def declared(size: int, told: int) -> tuple[bytes, bytes]:
     return size.to_bytes(4, "little"), told.to_bytes(4, "little")
 
 
-def judged(folder: Path, runner: Runner) -> dict[str, list[str]]:
+def judged(
+    folder: Path, runners: Mapping[bool, Runner], rows: Mapping[str, Sequence[Case]] = ROWS
+) -> dict[str, list[str]]:
     """Row -> what is wrong with its cases, "" for each that is right."""
     before = {p for p in folder.rglob("*")}
     found: dict[str, list[str]] = {}
-    for row, cases in ROWS.items():
+    for row, cases in rows.items():
         for case in cases:
-            outcome = runner.run(case.words, folder, seconds=SECONDS)
-            told = case.wrong(outcome)
+            told = case.run(folder, runners)
             found.setdefault(row, []).append(f"{' '.join(case.words)}: {told}" if told else "")
             for path in sorted(set(folder.rglob("*")) - before, reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -313,9 +379,9 @@ def judged(folder: Path, runner: Runner) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as there, Runner() as runner:
+    with tempfile.TemporaryDirectory() as there, Runner() as runner, Runner(environment=ASCII) as other:
         write_all(Path(there))
-        found = judged(Path(there), runner)
+        found = judged(Path(there), {False: runner, True: other})
     for row, told in found.items():
         print(f"{row:34} {sum(not t for t in told):3} of {len(told)} cases right")
         for text in filter(None, told):

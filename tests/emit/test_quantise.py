@@ -325,6 +325,7 @@ def test_float16_refuses_a_weight_that_it_cannot_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "told"),
     {
+        "bytearray(1 << 62)": "needs more memory than there is",
         "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)": "crashed",
         "import time; time.sleep(60)": "did not finish",
         "raise ValueError('no such thing')": "no such thing",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from toolchain import __version__
 from toolchain.cli.configured import defaults
+from toolchain.cli.streams import make_lasting
 from toolchain.errors import JettisonError, printable
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -50,6 +50,7 @@ def name_variables(command: click.Command, name: str = "JETTISON") -> None:
 
 def main() -> None:
     """Entry point: one line for a user's mistake, its exit code, and a traceback only for our own bugs."""
+    make_lasting()
     gc.set_threshold(100_000)  # start-up makes many objects and little garbage: looking for it took 7 % of a prune
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
@@ -64,9 +65,6 @@ def main() -> None:
         code = complain(str(error), error.exit_code)
     except click.ClickException as error:
         code = complain(error.format_message().rstrip(".") + ". See jettison --help", 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away: nothing is left to say
-        code = 0
     except MemoryError:
         code = complain("out of memory. Try a lower --max-memory or fewer samples", 3)
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +76,7 @@ def check(
         write_text(path, rendered(checked, kind) + "\n")
     if saved is not None:
         write_text(saved, encoded(baseline_of(checked.subjects)))
-    printed(rendered(checked, form))
+    click.echo(rendered(checked, form))
     if form == "github":
         summarise(rendered(checked, "md"))
     verdict(checked)
@@ -91,17 +90,6 @@ def parse_report(text: str) -> tuple[Path, str]:
             f"cannot read the report '{text}'", way_out=f"Write FORMAT=FILE with one of {', '.join(FORMATS)}"
         )
     return Path(path), form
-
-
-def printed(text: str) -> None:
-    """Print; a reader that went away must not hide a failure, so what it misses goes nowhere and the run goes on."""
-    if sys.stdout is None:
-        return
-    try:
-        click.echo(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def summarise(text: str) -> None:

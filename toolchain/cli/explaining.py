@@ -21,6 +21,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    read_samples,
     results_in,
 )
 from toolchain.errors import UsageError
@@ -87,7 +88,6 @@ def explain(
     left out, and the page says why.
     """
     from toolchain.compress.groups import analyse
-    from toolchain.data import load_samples
     from toolchain.explain import catalogue
     from toolchain.explain.layers import hidden
     from toolchain.explain.writing import check_folder, origin, write_figure, write_pages
@@ -101,12 +101,12 @@ def explain(
     fired = hidden(loaded, layers or "*")
     with results_in(out), progress(context) as (say, advance):
         check_folder(out, catalogue.stems(names, groups, fired), force)
-        given = load_samples(data, loaded, pixels)
+        given = read_samples(data, loaded, pixels)
         subject = catalogue.Subject(
             loaded,
             channels,
             given,
-            tuple(load_samples(t, loaded, pixels) for t in tests),
+            tuple(read_samples(t, loaded, pixels) for t in tests),
             groups,
             catalogue.classes_named(loaded, given, classes),
             samples,

@@ -37,9 +37,10 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    read_samples,
     results_in,
 )
-from toolchain.errors import GateFailed
+from toolchain.errors import GateFailed, printable
 
 
 @cli.command()
@@ -96,12 +97,11 @@ def compress(
     **asked: Any,
 ) -> None:
     """Rank, prune, prove, recover, emit and measure: everything in one."""
-    from toolchain.data import load_samples
     from toolchain.model import load
 
     loaded = load(model, parse_shapes(shapes))
-    calibration = None if data is None else load_samples(data, loaded, pixels)
-    finish(context, model, loaded, calibration, tuple(load_samples(p, loaded, pixels) for p in held_out), asked)
+    calibration = None if data is None else read_samples(data, loaded, pixels)
+    finish(context, model, loaded, calibration, tuple(read_samples(p, loaded, pixels) for p in held_out), asked)
 
 
 @cli.command()
@@ -150,6 +150,9 @@ def finish(
     job = Job(path, calibration=calibration, held_out=held_out, arguments=tuple(context.obj["arguments"]), **settings)
     with results_in(job.out), progress(context) as (say, advance):
         report = compress_model(job, model, say, advance)
+    for row in report["accuracy"]:
+        for text in row["warnings"]:
+            click.echo(f"jettison: warning: {printable(row['data'])}: {printable(text)}", err=True)
     summary(report)
     emitted = [e["path"] for e in (*report["emitted"], *report["quantised"])]
     for name in (*emitted, "plan.json", "ranks.npz", "report.json", "report.html"):

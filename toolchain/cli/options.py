@@ -7,12 +7,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.errors import UsageError
+from toolchain.errors import UsageError, printable
 
+if TYPE_CHECKING:
+    from toolchain.data import Samples
+    from toolchain.model import Model
+
+SKIP_BAD = f"{__name__}.skip_bad"  # where click's context keeps it
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table", help="How to print."
@@ -23,13 +28,6 @@ SHAPE = click.option(
 )
 SEED = click.option("--seed", default=0, show_default=True, help="Of everything random.")
 THREADS = click.option("--threads", default=1, show_default=True, help="Threads of the runtimes.")
-PIXELS = click.option(
-    "--pixels",
-    type=click.Choice(["unit", "raw", "imagenet"]),
-    default="unit",
-    show_default=True,
-    help="How images become numbers: 0..1, 0..255, or ImageNet's mean and deviation.",
-)
 PROFILE = click.option(
     "--profile",
     type=click.Choice(["lite", "micro"]),
@@ -118,6 +116,34 @@ MEMORY = click.option(
     callback=lambda context, option, mebibytes: mebibytes and mebibytes << 20,
     help="MiB that ranking keeps the process to; half of this computer's by default.",
 )
+
+
+def PIXELS(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of commands that read images: how they become numbers, and whether all of them must."""
+    scaled = click.option(
+        "--pixels",
+        type=click.Choice(["unit", "raw", "imagenet"]),
+        default="unit",
+        show_default=True,
+        help="How images become numbers: 0..1, 0..255, or ImageNet's mean and deviation.",
+    )
+    skipping = click.option(
+        "--skip-bad", is_flag=True, expose_value=False, help="Leave out images that cannot be read, and say how many.",
+        callback=lambda context, option, is_given: context.meta.update({SKIP_BAD: is_given}),
+    )  # fmt: skip
+    return scaled(skipping(command))
+
+
+def read_samples(path: Path, model: Model, pixels: str) -> Samples:
+    """The samples of a command that has PIXELS; a line names what --skip-bad left out of them."""
+    from toolchain.data import load_samples
+
+    found = load_samples(path, model, pixels, click.get_current_context().meta[SKIP_BAD])
+    if found.skipped:
+        first = printable(", ".join(found.skipped[:3]) + (", …" if len(found.skipped) > 3 else ""))
+        told = f"{len(found.skipped)} of {len(found) + len(found.skipped)} images left out: {first}"
+        click.echo(f"jettison: warning: {printable(str(path))}: {told}", err=True)
+    return found
 
 
 def out_folder(name: str) -> Callable[[Any], Any]:

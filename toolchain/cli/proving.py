@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli.app import cli
-from toolchain.cli.options import FORCE, FORMAT, MODEL, PIXELS, SEED, SHAPE, THREADS, parse_shapes
+from toolchain.cli.options import FORCE, FORMAT, MODEL, PIXELS, SEED, SHAPE, THREADS, parse_shapes, read_samples
 from toolchain.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def verify(
     With a plan, each file has to name the one that it was made from: ranks MODEL, the plan both, PRUNED the plan. Where
     PRUNED is a folder that compress wrote, that is proven of all its files, and what was emitted equals its network.
     """
-    from toolchain.data import load_samples
     from toolchain.files import check_new
     from toolchain.model import load
     from toolchain.verify import probes
@@ -60,7 +59,7 @@ def verify(
     if record_file is not None:
         check_new(record_file, force)
     reference = load(model, parse_shapes(shapes))
-    inputs = probes(reference, seed=seed) if data is None else load_samples(data, reference, pixels).first(64).inputs
+    inputs = probes(reference, seed=seed) if data is None else read_samples(data, reference, pixels).first(64).inputs
     chain = linked(model, reference, pruned, plan_file, ranks_file)
     found = {model.name: reference}
     if pruned.is_dir():

@@ -30,6 +30,7 @@ from toolchain.cli.options import (
     parse_cuts,
     parse_shapes,
     progress,
+    read_samples,
     results_in,
 )
 from toolchain.errors import GateFailed, UsageError
@@ -91,7 +92,6 @@ def rank(
     from toolchain.cli.workers import opened
     from toolchain.compress.groups import analyse
     from toolchain.compress.ranks import save_ranks
-    from toolchain.data import load_samples
     from toolchain.files import check_new
     from toolchain.model import load
     from toolchain.pipeline import Job, describe_ranks, ranked
@@ -100,7 +100,7 @@ def rank(
     check_new(out, force)
     loaded = load(model, parse_shapes(shapes))
     channels = analyse(loaded, approximate)
-    calibration = None if data is None else load_samples(data, loaded, pixels)
+    calibration = None if data is None else read_samples(data, loaded, pixels)
     folder = out.with_name(f"{out.name}.partial")
     with progress(context) as (_, advance), opened(executor, workers, folder) as running:
         job = Job(
@@ -199,7 +199,6 @@ def recover(
     from toolchain.compress.recover import LAMBDAS
     from toolchain.compress.recover import recover as refit
     from toolchain.compress.surgery import prune as cut
-    from toolchain.data import load_samples
     from toolchain.files import check_new
     from toolchain.model import load, save
     from toolchain.tables import show
@@ -221,7 +220,7 @@ def recover(
             f"{pruned} does not come from this model and plan: tensor '{differing[0]}' differs",
             way_out="Make it with jettison prune --plan",
         )
-    samples = load_samples(data, dense, pixels)
+    samples = read_samples(data, dense, pixels)
     with progress(context) as (_, advance):
         recovered, refits = refit(
             dense,
@@ -306,14 +305,13 @@ def exporting(
     **rest: Any,
 ) -> Any:
     """What was asked for as a job; raises UsageError for a format that there is none of."""
-    from toolchain.data import load_samples
     from toolchain.pipeline import FORMATS, Job
 
     wanted = tuple(dict.fromkeys(f.strip() for f in formats.split(",") if f.strip()))
     for form in wanted:
         if form not in FORMATS:
             raise UsageError(f"unknown format '{form}'", way_out=f"Use {', '.join(FORMATS)}")
-    read = lambda path: None if path is None else load_samples(path, loaded, pixels)
+    read = lambda path: None if path is None else read_samples(path, loaded, pixels)
     seen, known = read(data), read(calibration)
     return Job(model, out, "", known, () if seen is None else (seen,), formats=wanted, **rest)
 

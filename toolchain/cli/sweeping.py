@@ -32,6 +32,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    read_samples,
     results_in,
 )
 from toolchain.errors import GateFailed, UsageError
@@ -93,7 +94,6 @@ def sweep(
 ) -> None:
     """Accuracy against parameters, MACs, flash and latency: one cut for each budget, a table and a figure."""
     from toolchain.compress.budget import parse_term
-    from toolchain.data import load_samples
     from toolchain.model import load
     from toolchain.pipeline import Job
     from toolchain.pipeline.sweep import sweep as sweep_model
@@ -101,9 +101,9 @@ def sweep(
 
     terms = [parse_term(f"{quantity}<={share:g}%") for share in parse_shares(budgets)]
     loaded = load(model, parse_shapes(shapes))
-    calibration = None if data is None else load_samples(data, loaded, pixels)
+    calibration = None if data is None else read_samples(data, loaded, pixels)
     job = Job(
-        model, calibration=calibration, held_out=tuple(load_samples(p, loaded, pixels) for p in held_out),
+        model, calibration=calibration, held_out=tuple(read_samples(p, loaded, pixels) for p in held_out),
         budget=f"{quantity}<=100%", recover=not no_recover, arguments=tuple(context.obj["arguments"]),
         formats=tuple(f.strip() for f in formats.split(",") if f.strip()), **asked,
     )  # fmt: skip

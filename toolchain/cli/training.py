@@ -20,6 +20,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    read_samples,
     results_in,
 )
 from toolchain.errors import UsageError
@@ -100,7 +101,6 @@ def retrain(
 
     It learns from labels, from a teacher, or from both. Names and graph stay as they are.
     """
-    from toolchain.data import load_samples
     from toolchain.files import check_new
     from toolchain.model import load, save
     from toolchain.retrain import retrain as train
@@ -110,12 +110,12 @@ def retrain(
         if path is not None:
             check_new(path, force)
     given = load(model, parse_shapes(shapes))
-    samples = load_samples(data, given, pixels)
+    samples = read_samples(data, given, pixels)
     with progress(context) as (_, advance):
         trained, epochs = train(
             given,
             samples,
-            None if validation is None else load_samples(validation, given, pixels),
+            None if validation is None else read_samples(validation, given, pixels),
             asked,
             teacher=None if teacher is None else load(teacher, parse_shapes(shapes)),
             checkpoint=checkpoint,
@@ -176,7 +176,6 @@ def sparsify(
     from dataclasses import asdict
 
     from toolchain.cli.options import parse_share
-    from toolchain.data import load_samples
     from toolchain.model import load
     from toolchain.pipeline import sparsifying
     from toolchain.tables import show
@@ -187,8 +186,8 @@ def sparsify(
     from toolchain.retrain import rounds as pruned  # after mistakes, since torch takes a second
 
     given = load(model, parse_shapes(shapes))
-    samples = load_samples(data, given, pixels)
-    judge = None if validation is None else load_samples(validation, given, pixels)
+    samples = read_samples(data, given, pixels)
+    judge = None if validation is None else read_samples(validation, given, pixels)
     with results_in(out), progress(context) as (say, advance):
         sparsifying.check_files(out, force)
         series = pruned(

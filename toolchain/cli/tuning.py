@@ -19,6 +19,7 @@ from toolchain.cli.options import (
     out_folder,
     parse_shapes,
     progress,
+    read_samples,
     results_in,
 )
 from toolchain.retrain import Recipe
@@ -71,7 +72,6 @@ def tune(
     After each edit that layer and those before it are frozen and what follows is retrained; where accuracy falls too
     far the edit is undone and tried with fewer kernels.
     """
-    from toolchain.data import load_samples
     from toolchain.files import check_new
     from toolchain.model import load
     from toolchain.pipeline import tuning
@@ -79,7 +79,7 @@ def tune(
 
     asked = Recipe(**recipe)
     given = load(model, parse_shapes(shapes))
-    samples, judge = (load_samples(p, given, pixels) for p in (data, validation))
+    samples, judge = (read_samples(p, given, pixels) for p in (data, validation))
     with results_in(out):
         for name in tuning.FILES:
             check_new(out / name, force)

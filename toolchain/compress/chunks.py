@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-import os
 import time
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -21,9 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from targets.agent import reset_peak, status_bytes
+from targets.memory import memory_bytes
+from toolchain.arrays import read_arrays
 from toolchain.compress.region import Nodes, Part, Region, chunk
 from toolchain.compress.sums import Attribution
-from toolchain.errors import RunnerFailed
+from toolchain.errors import BadInput, RunnerFailed
 from toolchain.files import write_atomic
 
 LEAST_ROWS = 128  # of one run: below it the matrix products starve (27 GFLOP/s at 8 rows, 130 at 400)
@@ -70,11 +69,7 @@ def fitting(region: Region, samples: Part, nodes: Nodes, max_memory: int, at_onc
 
 def half_of_the_memory() -> int:
     """Bytes: of this computer, or of what its control group may take."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    group = Path("/sys/fs/cgroup/memory.max")
-    if group.is_file() and (told := group.read_text().strip()).isdigit():
-        limits.append(int(told))
-    return min(limits) // 2
+    return memory_bytes() // 2
 
 
 def peak(function: Callable[[], object]) -> int:
@@ -133,9 +128,8 @@ class Record:
         if not self.path.is_file():
             return None
         try:
-            with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as file:
-                held = {k: file[k] for k in file.files}
-        except (ValueError, EOFError, zipfile.BadZipFile):
+            held = read_arrays(self.path, "a record", "")
+        except BadInput:
             return None
         if str(held.pop("key", "")) != self.key:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import toolchain
+from targets.memory import bound, memory_bytes
 from toolchain.emit.micro import arena
 from toolchain.emit.tflite import batch_axis, to_tflite
 from toolchain.errors import RunnerFailed
@@ -27,6 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 TOLERANCE = 1e-5  # relative: other kernels sum in another order
 CHILD = Path(__file__).with_name("child.py")
 BATCH = 32
+STARVED = re.compile(r"MemoryError|bad_alloc|Cannot allocate memory")  # what numpy, C++ and the system say
 
 
 @dataclass(frozen=True)
@@ -122,21 +125,38 @@ def finished(command: Sequence[str], who: str, path: Path, timeout: float) -> st
     """What a child, which sees this toolchain, said on stderr; raises RunnerFailed unless it came to its end."""
     places = [str(Path(toolchain.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     sees = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, env=sees
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RunnerFailed(f"{who} did not finish in {timeout:.0f} s", str(path)) from error
-    if done.returncode < 0:
-        name = signal.strsignal(-done.returncode)
-        what = f"{who} crashed (signal {-done.returncode}, {name}) loading {path.name}"
-        raise RunnerFailed(what, str(path), "The file is damaged; emit it again")
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        said = next((line for line in lines if not line.startswith(("Traceback", " ", "INFO", "WARNING"))), lines[-1])
-        raise RunnerFailed(f"{who} refuses the file: {said}", str(path))
-    return done.stderr
+    sees |= {"PYTHONUTF8": "1"}  # LiteRT 2.1 takes no path that the locale cannot spell
+    most = memory_bytes()
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=sees
+    ) as process:
+        bound(process.pid, most)
+        try:
+            _, said = process.communicate(timeout=timeout)
+        except BaseException as error:
+            process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RunnerFailed(f"{who} did not finish in {timeout:.0f} s", str(path)) from error
+            raise
+    if process.returncode:
+        raise failure(process.returncode, said, who, path, most)
+    return said
+
+
+def failure(status: int, said: str, who: str, path: Path, most: int) -> RunnerFailed:
+    """Why a child with this exit status gave no result.
+
+    most  bytes that it was allowed
+    """
+    if STARVED.search(said):
+        told = f"{who} needs more memory than there is ({most / 2**20:,.0f} MiB)"
+        return RunnerFailed(told, str(path), "Give it fewer samples, or a computer with more")
+    if status < 0:
+        told = f"{who} crashed (signal {-status}, {signal.strsignal(-status)}) loading {path.name}"
+        return RunnerFailed(told, str(path), "The file is damaged; emit it again")
+    lines = [line for line in said.splitlines() if line.strip()] or ["no message"]
+    first = next((line for line in lines if not line.startswith(("Traceback", " ", "INFO", "WARNING"))), lines[-1])
+    return RunnerFailed(f"{who} refuses the file: {first}", str(path))
 
 
 RUNNERS = {"tflite": lite_outputs, "onnx": onnx_file_outputs}

@@ -21,7 +21,7 @@ from toolchain.compress.plan import Plan, Removable, plan_within, removable
 from toolchain.compress.ranks import Ranks
 from toolchain.compress.recover import Refit, recover
 from toolchain.compress.surgery import prune, restored
-from toolchain.data import sha256_of
+from toolchain.data import check_several_classes, sha256_of
 from toolchain.errors import Unsupported, UsageError
 from toolchain.model import Model
 from toolchain.pipeline.job import Job
@@ -88,6 +88,8 @@ class Cut:
 # ---- where a cut starts --------------------------------------------------------------------------------------------
 def evidence_of(job: Job, model: Model, channels: Channels, progress: Progress) -> tuple[Evidence, str]:
     """A class-balanced part of the calibration samples, and whose labels: without any the model's answers stand in."""
+    if job.calibration is not None and job.needs_samples:
+        check_several_classes(job.calibration, model)
     picked = None if job.calibration is None else job.calibration.balanced(job.samples, job.seed)
     if job.target in ("loss", "classes") and picked is not None and picked.labels is None:
         raise UsageError(

@@ -60,6 +60,11 @@ class Job:
     arguments: tuple[str, ...] = ()
 
     @property
+    def needs_samples(self) -> bool:
+        """Whether its criterion looks at samples."""
+        return self.criterion == "auto" or CRITERIA.get(self.criterion, (None, False))[1]
+
+    @property
     def sets(self) -> tuple[Samples, ...]:
         """Everything that the result is looked at on."""
         return tuple(s for s in (self.calibration, *self.held_out) if s is not None)
@@ -106,7 +111,7 @@ def check_job(job: Job) -> None:
     if job.criterion not in ("auto", *CRITERIA):
         raise UsageError(f"unknown criterion '{job.criterion}'", way_out=f"Use one of auto, {', '.join(CRITERIA)}")
     check_schedule(job)
-    if (job.criterion == "auto" or CRITERIA[job.criterion][1]) and job.calibration is None:
+    if job.needs_samples and job.calibration is None:
         raise UsageError(
             f"criterion '{job.criterion}' needs samples", way_out="Give --data, or use --criterion magnitude"
         )

@@ -13,6 +13,10 @@ from toolchain.data import Samples
 from toolchain.evaluate import Accuracy, classes, deviation, evaluate
 from toolchain.model import Model
 
+WHEN = {
+    "before": "before the cut", "after_prune": "after pruning", "after_recover": "after recovery",
+    "after_retrain": "after retraining",
+}  # fmt: skip
 STAGES = ("after_prune", "after_recover", "after_retrain")
 
 
@@ -64,6 +68,12 @@ def accuracy_row(samples: Samples, before: Accuracy, after: Mapping[str, Accurac
         return after[stage].per_class[k][1] / after[stage].per_class[k][0] if stage in after else None
 
     names = dict(enumerate(samples.classes))
+    constant = [
+        f"{WHEN[stage]} the network answers '{names.get(a.always, a.always)}' to all {a.n} samples: an accuracy of "
+        f"{a.share:.2%} where the largest class is {a.majority:.2%}"
+        for stage, a in ({"before": before} | dict(after)).items()
+        if a.always is not None
+    ]
     return {
         "data": samples.name,
         "n": before.n,
@@ -73,6 +83,8 @@ def accuracy_row(samples: Samples, before: Accuracy, after: Mapping[str, Accurac
             {"class": names.get(k, str(k)), "n": n, "before": right / n} | {stage: share(stage, k) for stage in STAGES}
             for k, (n, right) in before.per_class.items()
         ],
+        "skipped": len(samples.skipped),
+        "warnings": constant,
     }
 
 

@@ -328,6 +328,11 @@ def _speed_notes(report: Json, pairs: list[tuple[Json, Json]]) -> Iterable[str]:
 def _accuracy_notes(report: Json) -> Iterable[str]:
     if not _list(report, "accuracy"):
         yield "No labels were given: the accuracy before and after is not known."
+    for data in _list(report, "accuracy"):
+        if data.get("skipped"):
+            yield f"{told(count)(data['skipped'])} images of {say(data['data'])} could not be read and were left out."
+        for text in data.get("warnings") or ():
+            yield f"{say(data['data'])}: {say(text)}."
     losses: list[tuple[float, Json | None, Json | None]] = [
         (row["before"] - row[_last(row)[0]], row, data)
         for data in _list(report, "accuracy")
