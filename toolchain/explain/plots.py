@@ -12,6 +12,7 @@ import numpy as np
 
 from toolchain.errors import printable
 from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Grid, Histogram, Lines, Panels, Trade, assured
+from toolchain.explain.pooling import block_within, mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -247,7 +248,8 @@ def grid(canvas: Canvas, chart: Grid) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_rgba
 
-    maps = averaged(chart.maps[list(chart.shown)])
+    maps = chart.maps[list(chart.shown)]
+    maps = mean(maps, block_within(maps.shape[2:], LARGEST_MAP))
     rows, columns, h, w = maps.shape
     gap = 0 if h == w == 1 else max(1, round(0.06 * max(h, w)))
     image = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
@@ -283,16 +285,6 @@ def grid(canvas: Canvas, chart: Grid) -> None:
 def cut_short(text: str) -> str:
     """A name that leaves room for the picture."""
     return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
-
-
-def averaged(maps: Any) -> Any:
-    """Maps [r, c, h, w] of 48 entries along a side at most, means over blocks; the last block may be smaller."""
-    block = -(-max(maps.shape[2:]) // LARGEST_MAP)
-    for axis in (2, 3) if block > 1 else ():
-        starts = np.arange(0, maps.shape[axis], block)
-        widths = np.diff(np.append(starts, maps.shape[axis])).reshape(-1, *(1,) * (3 - axis))
-        maps = np.add.reduceat(maps, starts, axis=axis) / widths
-    return maps
 
 
 def boxes(canvas: Canvas, chart: Boxes) -> None:
