@@ -80,6 +80,7 @@ def bars(axes: Axes, chart: Bars) -> None:
         made = axes.bar(at, series.y, 0.92 * width, color=COLOURS[i % len(COLOURS)], label=safe(series.name))
         if len(chart.series) == 1:
             axes.bar_label(made, [number(v) for v in series.y], padding=2, fontsize=8, color=GREY)
+            axes.margins(y=0.14)  # numbers below bars clear the axis
     turned = len(places) > MANY and max(map(len, chart.categories)) > 3
     crowded = len(places) > MANY and not turned  # no room for numbers of samples side by side
     width = 0 if turned else max(8, 76 // max(len(places), 1))
