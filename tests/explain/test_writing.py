@@ -14,7 +14,8 @@ from PIL import Image
 
 from toolchain.data import Samples
 from toolchain.errors import UsageError
-from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Histogram, Lines, Panels, Series
+from toolchain.explain.colours import SHARE, SIGNED, rgb
+from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Grid, Histogram, Lines, Panels, Series
 from toolchain.explain.plots import drawn
 from toolchain.explain.writing import (
     MOST_LETTERS,
@@ -68,6 +69,15 @@ def test_every_chart_is_drawn_and_twice_the_same(name: str) -> None:
     assert first["svg"].startswith(b"<?xml") and b"<dc:date>" not in first["svg"]
     image = np.asarray(Image.open(io.BytesIO(first["png"])).convert("L"))
     assert (image < 128).any() and image.shape[1] > 100
+
+
+@pytest.mark.parametrize(("low", "stops"), [(0.0, SHARE), (-1.0, SIGNED)])
+def test_the_ends_of_a_grid_have_the_colours_of_the_page(low: float, stops: list[str]) -> None:
+    maps = np.stack([np.full((16, 16), v) for v in (low, 1.0)])[None]
+    chart = Grid(maps, ("kernel",), ("a", "b"), "kernel", "class", "share", (0,), low, 1.0)
+    image = np.asarray(Image.open(io.BytesIO(drawn(figure(chart))["png"])).convert("RGB"))
+    for end in (stops[0], stops[-1]):
+        assert (image == np.round(255 * rgb(end)).astype(np.uint8)).all(axis=2).sum() > 1000
 
 
 def test_a_style_of_the_reader_changes_nothing(tmp_path: Path) -> None:

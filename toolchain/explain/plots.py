@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolchain.errors import printable
+from toolchain.explain.colours import SHARE, SIGNED
 from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Grid, Histogram, Lines, Panels, Trade, assured
 from toolchain.explain.pooling import block_within, mean
 
@@ -39,7 +40,7 @@ BOXES_IN_A_ROW = 5
 MOST_BOXES = 60
 LARGEST_MAP = 48  # entries along a side of a map in a grid: larger ones are averaged over blocks
 LONGEST_NAME = 28  # letters of a column
-BLANK = "#e4e4e4"
+BLANK = "#c4c4c4"
 
 
 def drawn(figure: Figure) -> dict[str, bytes]:
@@ -245,9 +246,8 @@ def gallery(canvas: Canvas, chart: Gallery) -> None:
 
 def grid(canvas: Canvas, chart: Grid) -> None:
     """All maps as one image, a thin gap between them, and a bar of the colours on top; blank ones are grey."""
-    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize, to_rgba
+    from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 
     maps = chart.maps[list(chart.shown)]
     maps = mean(maps, block_within(maps.shape[2:], LARGEST_MAP))
@@ -258,7 +258,7 @@ def grid(canvas: Canvas, chart: Grid) -> None:
     for r, c in np.ndindex(rows, columns):
         place = np.s_[r * (h + gap) : r * (h + gap) + h, c * (w + gap) : c * (w + gap) + w]
         image[place], is_gap[place] = maps[r, c], False
-    colours = colormaps["RdBu_r" if chart.low < 0 else "viridis"].copy()
+    colours = LinearSegmentedColormap.from_list("ramp", SIGNED if chart.low < 0 else SHARE)
     shade = colours(np.clip((image - chart.low) / (chart.high - chart.low), 0, 1))
     shade[np.isnan(image)] = to_rgba(BLANK)
     shade[is_gap] = (1, 1, 1, 1)

@@ -41,11 +41,11 @@ def occurrence_maps(o: Occurrence, names: Mapping[int, str]) -> Figure:
 
 
 def selectivity_maps(o: Occurrence, names: Mapping[int, str]) -> Figure:
-    """S of every kernel and class: red where the kernel fires more often for this class (Fig. 4, 6 and 7)."""
+    """S of every kernel and class: orange where the kernel fires more often for this class (Fig. 4, 6 and 7)."""
     said = "how much more often than for other classes"
     caption = (
-        f"Where the kernels of {o.layer} fire more often (red) or less often (blue) for a class than for the others, "
-        f"in points of a share: {told(o, ROWS)}"
+        f"Where the kernels of {o.layer} fire more often (orange) or less often (blue) for a class than for the "
+        f"others, in points of a share: {told(o, ROWS)}"
     )
     s = class_selectivity(o)
     return kernels_by_classes("selectivity", "Fig. 4, 6 and 7", "Selectivity", s, o, names, said, caption, (-1.0, 1.0))
@@ -81,7 +81,7 @@ def occurrence_differences(o: Occurrence) -> Figure:
         tuple(range(len(d))), 0.0, max(float(d.max(initial=0)), 1e-9),
     )  # fmt: skip
     caption = (
-        f"How far the maps of two kernels of {o.layer} are apart, mean over places and classes: dark blocks along the "
+        f"How far the maps of two kernels of {o.layer} are apart, mean over places and classes: pale blocks along the "
         f"diagonal are kernels that do the same. {told(o, SIDE)}" + (f" {said}." if (said := estimated(part)) else "")
     )
     title = f"Differences between kernels of {o.layer}"
