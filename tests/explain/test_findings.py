@@ -23,7 +23,6 @@ from toolchain.explain.figures.curves import Trial
 from toolchain.explain.findings import Finding, as_row, findings, load_findings, removal
 from toolchain.explain.layers import Activation, activations, hidden
 from toolchain.explain.occurrence import Occurrence, class_selectivity, differences, kernel_selectivity, occurrences
-from toolchain.explain.plots import averaged
 from toolchain.model import Model
 from toolchain.shipped import triangles_squares_path
 from toolchain.synthetic import triangles_squares
@@ -190,17 +189,6 @@ def test_a_picture_of_many_kernels_shows_the_most_selective_and_says_so() -> Non
     assert len(shown) == len(set(shown)) < 100 and f"the {len(shown)} of 600 kernels" in figure.caption
     assert min(s[list(shown)]) >= np.sort(s)[-len(shown)]
     assert len(figure.rows) == 600 * 3  # the numbers are of all
-
-
-def test_a_large_map_is_averaged_over_blocks_and_keeps_its_mean() -> None:
-    maps = np.random.default_rng(7).random((2, 3, 96, 101))
-    small = averaged(maps)
-    assert max(small.shape[2:]) <= 48
-    whole, block = small[:, :, :-1, :-1], 3
-    for h, w in ((0, 0), (5, 7), (30, 32)):
-        part = maps[:, :, h * block : (h + 1) * block, w * block : (w + 1) * block]
-        np.testing.assert_allclose(whole[:, :, h, w], part.mean(axis=(2, 3)))
-    np.testing.assert_allclose(small[..., -1], maps[..., -2:].reshape(2, 3, -1, 3, 2).mean(axis=(3, 4)))
 
 
 # ---- the file and the command ----------------------------------------------------------------------------------------

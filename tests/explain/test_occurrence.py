@@ -17,7 +17,9 @@ from toolchain.explain.layers import activations, hidden
 from toolchain.explain.occurrence import (
     Occurrence,
     class_selectivity,
+    compared,
     differences,
+    estimated,
     kernel_selectivity,
     maps,
     occurrences,
@@ -119,6 +121,26 @@ def test_differences_are_those_of_equation_2(space: tuple[int, ...]) -> None:
             assert found[a, b] == pytest.approx(sum(terms) / len(terms), abs=1e-15)
     assert np.array_equal(found, found.T) and not np.diagonal(found).any()
     assert (found >= 0).all() and (found <= 1).all()
+
+
+@pytest.mark.parametrize("kernels", [0, 1])
+def test_fewer_than_two_kernels_have_no_pair_to_differ(kernels: int) -> None:
+    assert np.array_equal(differences(made_up(kernels=kernels)), np.zeros((kernels, kernels)))
+
+
+def test_differences_of_very_many_cells_are_estimated_within_their_standard_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    o = made_up(kernels=20, space=(40, 40))
+    exact, (every, cells) = differences(o), compared(o)
+    assert every == cells == 3 * 1600 and not estimated(o)
+    monkeypatch.setattr(occurrence, "COMPARED", 190 * 1000)
+    found = differences(o)
+    assert compared(o) == (1000, cells) and "1,000 of 4,800" in estimated(o)
+    assert np.array_equal(found, differences(o)) and np.array_equal(found, found.T) and not np.diagonal(found).any()
+    assert 0 < np.abs(found - exact).max() < 5 * 0.5 / np.sqrt(1000)  # five standard errors
+    monkeypatch.setattr(occurrence, "COMPARED", 1)
+    assert compared(o) == (occurrence.LEAST_CELLS, cells)
 
 
 @pytest.mark.parametrize("space", [(), (3, 2)])

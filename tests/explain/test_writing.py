@@ -14,9 +14,19 @@ from PIL import Image
 
 from toolchain.data import Samples
 from toolchain.errors import UsageError
-from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Histogram, Lines, Panels, Series
+from toolchain.explain.colours import SHARE, SIGNED, rgb
+from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Grid, Histogram, Lines, Panels, Series
 from toolchain.explain.plots import drawn
-from toolchain.explain.writing import as_csv, check_folder, origin, stem, write_figure, write_pages
+from toolchain.explain.writing import (
+    MOST_LETTERS,
+    MOST_ROWS,
+    as_csv,
+    check_folder,
+    origin,
+    stem,
+    write_figure,
+    write_pages,
+)
 
 HOSTILE = "=cmd|'/c calc'!A1 <script>alert(1)</script> $\\frac{x}$ ../../x\n\x1b[31m {{ 7*7 }} _^&%"
 MADE_OF = {"tool": {"name": "jettison", "version": "0"}, "model": {"sha256": "00"}, "data": [], "settings": {}}
@@ -59,6 +69,15 @@ def test_every_chart_is_drawn_and_twice_the_same(name: str) -> None:
     assert first["svg"].startswith(b"<?xml") and b"<dc:date>" not in first["svg"]
     image = np.asarray(Image.open(io.BytesIO(first["png"])).convert("L"))
     assert (image < 128).any() and image.shape[1] > 100
+
+
+@pytest.mark.parametrize(("low", "stops"), [(0.0, SHARE), (-1.0, SIGNED)])
+def test_the_ends_of_a_grid_have_the_colours_of_the_page(low: float, stops: list[str]) -> None:
+    maps = np.stack([np.full((16, 16), v) for v in (low, 1.0)])[None]
+    chart = Grid(maps, ("kernel",), ("a", "b"), "kernel", "class", "share", (0,), low, 1.0)
+    image = np.asarray(Image.open(io.BytesIO(drawn(figure(chart))["png"])).convert("RGB"))
+    for end in (stops[0], stops[-1]):
+        assert (image == np.round(255 * rgb(end)).astype(np.uint8)).all(axis=2).sum() > 1000
 
 
 def test_a_style_of_the_reader_changes_nothing(tmp_path: Path) -> None:
@@ -129,6 +148,19 @@ def test_the_page_shows_every_figure_and_says_what_is_left_out(tmp_path: Path) -
         assert f'src="{entry["stem"]}.svg"' in page and all(f'href="{f}"' in page for f in entry["files"])
     assert "samples: there are none" in page and listed["left_out"] == {"samples": "there are none"}
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("rows", [MOST_ROWS, MOST_ROWS + 1])
+def test_the_page_folds_long_tables_and_cuts_long_cells_which_the_csv_has(rows: int, tmp_path: Path) -> None:
+    long = "7 " * MOST_LETTERS
+    table = tuple({"row": i, "kernels": long} for i in range(rows))
+    made = Figure("findings", "Findings", "Source", "Caption", CHARTS["grouped"], table=table)
+    paths = write_figure(made, tmp_path, MADE_OF)
+    write_pages([made], {}, tmp_path, MADE_OF, "Title")
+    page = (tmp_path / "index.html").read_text()
+    assert ("<details>" in page) == (rows > MOST_ROWS)
+    assert page.count("<tr>") == rows + 1 and long not in page and f"({len(long):,} letters)" in page
+    assert paths[2].read_text().count(long) == rows
 
 
 def test_an_origin_names_its_inputs_by_their_content() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from toolchain.inference import infer
 from toolchain.model import Model, apply
 from toolchain.ops import OPS
 from toolchain.ops.matrices import matrix_of
-from toolchain.ops.table import Flow, Ray, dims
+from toolchain.ops.table import Flow, Ray, Sign, dims, sign_of
 from toolchain.ops.units import Labels, Units
 from toolchain.session import session
 
@@ -237,6 +238,33 @@ def test_relevance_that_comes_back_is_what_was_there_less_the_share_of_the_bias(
             np.abs(r[k]).sum() + sum(np.abs(back[n][k]).sum() for n in back),
         )
         assert abs(total - wanted[k].sum()) <= 1e-4 * scale, k
+
+
+# ---- signs ---------------------------------------------------------------------------------------------------------
+SIGNED = [c for c in CASES if OPS[c.op].sign is not None and not c.refused and not c.whole]
+SIGNS: dict[Sign, Callable[[np.ndarray, np.ndarray], Any]] = {
+    Sign.FIRES: lambda x, y: (y >= 0) & ((y == 0) | (x > 0)),
+    Sign.KEEPS: lambda x, y: ((y > 0) == (x > 0)) & ((y >= 0) | (x < 0)),
+    Sign.POSITIVE: lambda x, y: y >= 0,
+    Sign.NEGATIVE: lambda x, y: y <= 0,
+    Sign.SUMS: lambda x, y: y >= 0,
+}
+
+
+@pytest.mark.parametrize("case", SIGNED, ids=str)
+def test_the_sign_of_an_output_is_what_the_entry_says(case: Case) -> None:
+    """Of sums for inputs that are not negative, of the others for any."""
+    sign = sign_of(model_of(case).graph[0])
+    if sign is None:
+        assert case.op == "PRelu"  # slopes of both signs, or computed
+        return
+    feed = concrete(case)
+    if sign is Sign.SUMS:
+        inputs = (
+            np.asarray(np.abs(x)) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for x in case.inputs
+        )
+        case, feed = dataclasses.replace(case, inputs=tuple(inputs)), {k: np.abs(v) for k, v in feed.items()}
+    assert np.all(SIGNS[sign](feed.get("x0", np.nan), Exact(case)(feed)))
 
 
 # ---- matrices ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -84,13 +85,13 @@ def explain(
 ) -> None:
     """Figures of what the units of a network contribute, of what it loses without them, and of when they fire.
 
-    Each as SVG, PNG, CSV and JSON, and all of them on one page. Without labels or classes, those that need them are
-    left out, and the page says why.
+    Each as SVG and PNG, or a page to browse, with its numbers as CSV and JSON, and all of them on one page. Without
+    labels or classes, those that need them are left out, and the page says why.
     """
     from toolchain.compress.groups import analyse
     from toolchain.explain import catalogue
     from toolchain.explain.layers import hidden
-    from toolchain.explain.writing import check_folder, origin, write_figure, write_pages
+    from toolchain.explain.writing import check_folder, origin, suffixes_of, write_figure, write_pages
     from toolchain.model import load
 
     names, asked_methods = catalogue.wanted(asked), catalogue.methods_named(methods)
@@ -103,23 +104,23 @@ def explain(
         check_folder(out, catalogue.stems(names, groups, fired), force)
         given = read_samples(data, loaded, pixels)
         subject = catalogue.Subject(
-            loaded,
-            channels,
-            given,
-            tuple(read_samples(t, loaded, pixels) for t in tests),
-            groups,
-            catalogue.classes_named(loaded, given, classes),
-            samples,
-            steps,
-            orders,
-            seed,
-            threads,
-            max_memory,
-            asked_methods,
-            at,
-            advance,
-            fired,
-            catalogue.classes_named(loaded, given, classes, catalogue.MOST_COLUMNS),
+            model=loaded,
+            channels=channels,
+            data=given,
+            tests=tuple(read_samples(t, loaded, pixels) for t in tests),
+            groups=groups,
+            names=catalogue.classes_named(loaded, given, classes),
+            columns=catalogue.classes_named(loaded, given, classes, catalogue.MOST_COLUMNS),
+            fired=fired,
+            samples=samples,
+            steps=steps,
+            orders=orders,
+            seed=seed,
+            threads=threads,
+            max_memory=max_memory,
+            methods=asked_methods,
+            at=at,
+            progress=advance,
         )
         begun = time.perf_counter()
         left_out = catalogue.missing(subject, names)
@@ -145,4 +146,6 @@ def explain(
                 say("draw", figure.title, time.perf_counter() - begun)
                 begun = time.perf_counter()
         write_pages(made, left_out, out, made_of, f"What the units of {model.name} contribute", force)
-    click.echo(f"wrote {out / 'index.html'}, figures.json and {len(made)} figures as SVG, PNG, CSV and JSON")
+    forms = Counter(suffix.upper() for figure in made for suffix in suffixes_of(figure))
+    told = ", ".join(f"{count} {form}" for form, count in forms.items())
+    click.echo(f"wrote {out / 'index.html'}, figures.json and {len(made)} figures: {told}")

@@ -24,6 +24,7 @@ from toolchain.explain.occurrence import (
     Occurrence,
     class_selectivity,
     differences,
+    estimated,
     kernel_selectivity,
     maps,
 )
@@ -105,7 +106,8 @@ def ineffective(o: Occurrence, about: Activation, s: F64, kernels: F64) -> list[
     is_always = fires >= ALWAYS
     is_alike = (strength < UNSELECTIVE) & ~is_dead & ~is_always
     rest = np.flatnonzero(~(is_dead | is_always | is_alike))
-    apart = differences(o)[np.ix_(rest, rest)]
+    part = o.part(rest)
+    apart = differences(part)
     stays = () if len(rest) or is_always.any() else (int(kernels.argmax()),)
     n = f"{o.samples.sum():,} images"
     found = []
@@ -121,6 +123,7 @@ def ineffective(o: Occurrence, about: Activation, s: F64, kernels: F64) -> list[
         most = max(apart[np.ix_(g, g)].max() for g in groups)
         best = tuple(int(rest[g[kernels[rest[g]].argmax()]]) for g in groups)
         why = f"D ≤ {most:.3f} within {len(groups)} groups; the most selective of each stays"
+        why += f"; {said}" if (said := estimated(part)) else ""
         found.append(Finding("redundant", o.layer, why, tuple(tuple(rest[g].tolist()) for g in groups), best))
     return found
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from toolchain.errors import Unsupported, printable
 from toolchain.explain.atlas import Atlas, Attributed, Kernels
+from toolchain.explain.colours import RAMPS
 from toolchain.explain.figure import Figure
 from toolchain.explain.occurrence import maps
 from toolchain.explain.pooling import block_within, largest, mean, plane, side_within
@@ -68,6 +69,7 @@ def packed(chart: Atlas) -> dict[str, Any]:
         "samples": chart.layers[0].occurrence.samples.tolist(),
         "layers": [packed_layer(l, side) | {"top": packed_top(l.top, chart, most, tops)} for l in chart.layers],
         "images": images,
+        "ramps": RAMPS,
     }
 
 

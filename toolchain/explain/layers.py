@@ -3,14 +3,13 @@
 From the product with the weights the walk goes through what works on each unit alone: biases, BatchNormalization,
 and the sum with a shortcut where an activation function follows it. It ends behind the first activation function. Where
 pooling, or anything else, comes first, it ends there: max pooling and ReLU can change places, so > 0 means the same.
-Behind a function that is positive everywhere (Sigmoid, Softplus), what goes into it is looked at.
+Behind a function whose sign is the same everywhere (Sigmoid, Softplus), what goes into it is looked at.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from enum import Enum
 from fnmatch import fnmatch
 
 import onnx_ir as ir
@@ -21,23 +20,8 @@ from toolchain.compress.rows import batch_axis, is_by_sample
 from toolchain.errors import UsageError, nearest
 from toolchain.inference import reads
 from toolchain.model import Model
-from toolchain.ops.table import constant
+from toolchain.ops.table import Sign, sign_of
 
-
-class Sign(Enum):
-    """What > 0 says of the output of an activation function."""
-
-    FIRES = "0 where its input is not positive"
-    KEEPS = "of the sign of its input"
-    LOSES = "positive everywhere"
-
-
-FUNCTIONS: dict[str, Sign] = {
-    **dict.fromkeys(("Relu", "ThresholdedRelu"), Sign.FIRES),
-    **dict.fromkeys(("LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Swish", "HardSwish", "Mish"), Sign.KEEPS),
-    **dict.fromkeys(("Tanh", "Softsign", "Clip"), Sign.KEEPS),
-    **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softplus", "Softmax", "LogSoftmax"), Sign.LOSES),
-}
 PER_UNIT = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "Identity", "Dropout", "MaxPool")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -88,8 +72,8 @@ def followed(value: ir.Value) -> tuple[ir.Value, ir.Node | None, ir.Value]:
     settled, is_pooled, is_straight = value, False, True
     while len(uses := list(value.uses())) == 1:
         node = uses[0].node
-        if node.op_type in FUNCTIONS:
-            read = node.outputs[0] if sign_of(node) is not Sign.LOSES else value
+        if (sign := sign_of(node)) not in (None, Sign.SUMS):
+            read = value if sign in (Sign.POSITIVE, Sign.NEGATIVE) else node.outputs[0]
             return settled if is_pooled else read, node, node.outputs[0]
         others = [v for v in reads(node) if v is not value and v.const_value is None]
         if node.op_type not in PER_UNIT or (others and node.op_type != "Add"):
@@ -99,14 +83,6 @@ def followed(value: ir.Value) -> tuple[ir.Value, ir.Node | None, ir.Value]:
         value = node.outputs[0]
         settled = value if is_straight else settled
     return settled, None, value
-
-
-def sign_of(node: ir.Node) -> Sign:
-    """What > 0 says behind this function; Clip is a ReLU where its lower bound is 0."""
-    if node.op_type != "Clip":
-        return FUNCTIONS[node.op_type]
-    low = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    return Sign.FIRES if low is not None and float(low) == 0 else Sign.KEEPS
 
 
 def told_apart(found: tuple[Activation, ...]) -> tuple[Activation, ...]:

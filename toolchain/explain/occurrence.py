@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -32,6 +32,9 @@ F64, I64 = NDArray[np.float64], NDArray[np.int64]
 AT_ONCE = 1 << 23  # bytes of activations of one run: they stay in the processor's cache
 MOST = 1 << 31  # bytes of the counts of all layers
 ORDERLY = 128  # kernels up to which neighbours in the order of rows are the nearest that the tree allows
+COMPARED = 1 << 31  # shares of all pairs of kernels that D compares, some seconds: more are sampled
+LEAST_CELLS = 256  # of a pair: the standard error of D is 0.5/√256 at most
+AT_A_TIME = 512  # cells of all kernels: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Occurrence:
         """Names of classes without any, whose maps are blank."""
         return tuple(n for n, is_seen in zip(self.classes, self.seen, strict=True) if not is_seen)
 
+    def part(self, kernels: I64) -> Occurrence:
+        """Some of the kernels."""
+        return replace(self, counts=self.counts[kernels])
+
 
 # ---- the equations ---------------------------------------------------------------------------------------------------
 def maps(o: Occurrence) -> F64:
@@ -70,11 +77,40 @@ def maps(o: Occurrence) -> F64:
 
 
 def differences(o: Occurrence) -> F64:
-    """D: mean |M of one kernel − M of another| over classes and positions, [k, k] in 0..1 (Garcia et al., eq. 2)."""
-    from scipy.spatial.distance import pdist, squareform
+    """D: mean |M of one kernel − M of another| over classes and positions, [k, k] in 0..1 (Garcia et al., eq. 2).
 
-    flat = maps(o)[:, o.seen].reshape(len(o.counts), -1)
-    return squareform(pdist(flat, "cityblock") / flat.shape[1])
+    The mean is over `compared` cells: where these are not all, D is an estimate of standard error 0.5/√n at most.
+    """
+    from scipy.spatial.distance import squareform
+
+    k = len(o.counts)
+    return squareform(apart(o))[:k, :k]  # which takes no pairs for one kernel
+
+
+def apart(o: Occurrence) -> F64:
+    """D of each pair of kernels, [k (k − 1) / 2]."""
+    from scipy.spatial.distance import pdist
+
+    (some, every), k = compared(o), len(o.counts)
+    picked = np.sort(np.random.default_rng(0).choice(every, some, replace=False)) if some < every else np.arange(every)
+    samples = np.repeat(o.samples[o.seen], every // max(int(o.seen.sum()), 1))
+    counts, found = o.counts[:, o.seen].reshape(k, every), np.zeros(k * (k - 1) // 2)
+    for start in range(0, some if k > 1 else 0, AT_A_TIME):
+        part = picked[start : start + AT_A_TIME]
+        found += pdist(np.divide(counts[:, part], samples[part], order="C"), "cityblock")
+    return found / some
+
+
+def compared(o: Occurrence) -> tuple[int, int]:
+    """(cells that D is a mean over, all cells); a cell is a position and a class with samples."""
+    k, cells = len(o.counts), int(o.seen.sum()) * math.prod(o.counts.shape[2:])
+    return min(cells, max(COMPARED // max(k * (k - 1) // 2, 1), LEAST_CELLS)), cells
+
+
+def estimated(o: Occurrence) -> str:
+    """What D is estimated from; "" where it is exact."""
+    some, every = compared(o)
+    return f"D is estimated from {some:,} of {every:,} places and classes" if some < every else ""
 
 
 def class_selectivity(o: Occurrence) -> F64:
@@ -101,12 +137,11 @@ def kernel_selectivity(o: Occurrence) -> F64:
 def row_order(o: Occurrence) -> I64:
     """Kernels so that those which fire alike are neighbours: average linkage of D, [k]."""
     from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
 
     k = len(o.counts)
     if k < 3:
         return np.arange(k)
-    tree = linkage(squareform(differences(o), checks=False), "average", optimal_ordering=k <= ORDERLY)
+    tree = linkage(apart(o), "average", optimal_ordering=k <= ORDERLY)
     return leaves_list(tree).astype(np.int64)
 
 

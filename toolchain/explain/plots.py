@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolchain.errors import printable
+from toolchain.explain.colours import SHARE, SIGNED
 from toolchain.explain.figure import Bars, Boxes, Chart, Figure, Gallery, Grid, Histogram, Lines, Panels, Trade, assured
+from toolchain.explain.pooling import block_within, mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +40,7 @@ BOXES_IN_A_ROW = 5
 MOST_BOXES = 60
 LARGEST_MAP = 48  # entries along a side of a map in a grid: larger ones are averaged over blocks
 LONGEST_NAME = 28  # letters of a column
-BLANK = "#e4e4e4"
+BLANK = "#c4c4c4"
 
 
 def drawn(figure: Figure) -> dict[str, bytes]:
@@ -79,6 +81,7 @@ def bars(axes: Axes, chart: Bars) -> None:
         made = axes.bar(at, series.y, 0.92 * width, color=COLOURS[i % len(COLOURS)], label=safe(series.name))
         if len(chart.series) == 1:
             axes.bar_label(made, [number(v) for v in series.y], padding=2, fontsize=8, color=GREY)
+            axes.margins(y=0.14)  # numbers below bars clear the axis
     turned = len(places) > MANY and max(map(len, chart.categories)) > 3
     crowded = len(places) > MANY and not turned  # no room for numbers of samples side by side
     width = 0 if turned else max(8, 76 // max(len(places), 1))
@@ -243,11 +246,11 @@ def gallery(canvas: Canvas, chart: Gallery) -> None:
 
 def grid(canvas: Canvas, chart: Grid) -> None:
     """All maps as one image, a thin gap between them, and a bar of the colours on top; blank ones are grey."""
-    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize, to_rgba
+    from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 
-    maps = averaged(chart.maps[list(chart.shown)])
+    maps = chart.maps[list(chart.shown)]
+    maps = mean(maps, block_within(maps.shape[2:], LARGEST_MAP))
     rows, columns, h, w = maps.shape
     gap = 0 if h == w == 1 else max(1, round(0.06 * max(h, w)))
     image = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
@@ -255,7 +258,7 @@ def grid(canvas: Canvas, chart: Grid) -> None:
     for r, c in np.ndindex(rows, columns):
         place = np.s_[r * (h + gap) : r * (h + gap) + h, c * (w + gap) : c * (w + gap) + w]
         image[place], is_gap[place] = maps[r, c], False
-    colours = colormaps["RdBu_r" if chart.low < 0 else "viridis"].copy()
+    colours = LinearSegmentedColormap.from_list("ramp", SIGNED if chart.low < 0 else SHARE)
     shade = colours(np.clip((image - chart.low) / (chart.high - chart.low), 0, 1))
     shade[np.isnan(image)] = to_rgba(BLANK)
     shade[is_gap] = (1, 1, 1, 1)
@@ -283,16 +286,6 @@ def grid(canvas: Canvas, chart: Grid) -> None:
 def cut_short(text: str) -> str:
     """A name that leaves room for the picture."""
     return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
-
-
-def averaged(maps: Any) -> Any:
-    """Maps [r, c, h, w] of 48 entries along a side at most, means over blocks; the last block may be smaller."""
-    block = -(-max(maps.shape[2:]) // LARGEST_MAP)
-    for axis in (2, 3) if block > 1 else ():
-        starts = np.arange(0, maps.shape[axis], block)
-        widths = np.diff(np.append(starts, maps.shape[axis])).reshape(-1, *(1,) * (3 - axis))
-        maps = np.add.reduceat(maps, starts, axis=axis) / widths
-    return maps
 
 
 def boxes(canvas: Canvas, chart: Boxes) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from toolchain.compress.gradient import Cotangents, Rule, pulled_back
 from toolchain.errors import Unsupported
-from toolchain.ops.table import Flow, Ray, argument, constant, dims, find, where
+from toolchain.ops.table import Flow, Ray, Sign, argument, constant, dims, find, sign_of, where
 from toolchain.ops.tape import Tape
 
 EPSILON = 1e-6
@@ -285,22 +285,16 @@ def reads_pixels(node: ir.Node) -> bool:
     return True
 
 
-POSITIVE = {"Relu", "Sigmoid", "Softplus"}
-KEEPS_SIGN = {"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Add", "Sum", "Mean"}
-
-
 def is_nonnegative(value: ir.Value | None) -> bool:
     """Whether a value is known to be at least 0: terms of its negative part are left out."""
     node = None if value is None else value.producer()
     entry = None if node is None else find(node)
     if node is None or entry is None:
         return False
-    if node.op_type in POSITIVE:
+    sign = sign_of(node)
+    if sign in (Sign.FIRES, Sign.POSITIVE):
         return True
-    if node.op_type == "Clip":
-        low = constant(argument(node, 1))
-        return low is not None and bool(low >= 0)
-    if entry.lrp is not Flow.MOVES and node.op_type not in KEEPS_SIGN:
+    if entry.lrp is not Flow.MOVES and sign not in (Sign.KEEPS, Sign.SUMS):
         return False
     floats = [v for v in node.inputs if v is not None and (v.dtype is None or v.dtype.is_floating_point())]
     arrays = ((v, constant(v)) for v in floats)

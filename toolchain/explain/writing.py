@@ -21,7 +21,7 @@ from toolchain import __version__
 from toolchain.data import Samples, sha256_of
 from toolchain.errors import printable
 from toolchain.explain.atlas import Atlas
-from toolchain.explain.figure import Figure, Row
+from toolchain.explain.figure import Figure, Row, Scalar
 from toolchain.explain.interactive import page
 from toolchain.explain.plots import drawn
 from toolchain.files import check_new, write_atomic, write_text
@@ -35,6 +35,7 @@ SCHEMA = "jettison.explain/1"
 DRAWN, BROWSED, NUMBERS = ("svg", "png"), ("html",), ("csv", "json")
 PAGES = ("index.html", "figures.json")
 LONGEST = 60  # letters of a layer's name in a file's
+MOST_ROWS, MOST_LETTERS = 24, 160  # of a table and of its cells on the page: more is folded, or left to the CSV
 
 
 def stem(name: str, about: str = "") -> str:
@@ -104,12 +105,18 @@ def write_pages(
         check_new(path, force)
     listed = [described(f) | {"files": [f"{stem(f.name, f.about)}.{s}" for s in suffixes_of(f)]} for f in figures]
     body = {"schema": SCHEMA} | dict(made_of) | {"figures": listed, "left_out": dict(left_out)}
-    cells = [[{k: (shown(v), isinstance(v, str)) for k, v in row.items()} for row in f.table] for f in figures]
+    cells = [[{k: (brief(v), isinstance(v, str)) for k, v in row.items()} for row in f.table] for f in figures]
     kinds = [(name.replace("-", " "), list(found)) for name, found in groupby(listed, lambda f: str(f["figure"]))]
-    about = {"title": title, "pairs": list(zip(listed, cells, strict=True)), "kinds": kinds}
+    about = {"title": title, "pairs": list(zip(listed, cells, strict=True)), "kinds": kinds, "most_rows": MOST_ROWS}
     write_text(written[0], template().render(body | about))
     write_text(written[1], as_json(body))
     return written
+
+
+def brief(value: Scalar) -> str:
+    """A value as people read it, the rest of a long one left to the CSV."""
+    text = shown(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} … ({len(text):,} letters)"
 
 
 def described(figure: Figure) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Flow, argument, attribute, given, homogeneous, linear, op
+from toolchain.ops.table import Flow, Sign, argument, attribute, constant, given, homogeneous, linear, op
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -207,6 +207,14 @@ def hardsigmoid_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.op("MUL", x, np.float32(1 / 6)))
 
 
+def clip_sign(n: ir.Node) -> Sign:
+    """A ReLU where the lower bound is 0."""
+    low = constant(argument(n, 1))
+    if low is None or low < 0:
+        return Sign.KEEPS
+    return Sign.POSITIVE if low > 0 else Sign.FIRES
+
+
 def clip_lite(w: Any, n: ir.Node) -> None:
     """RELU or RELU6 where the bounds are theirs."""
     low, high = (w.parameter(n, i) for i in (1, 2))
@@ -228,6 +236,7 @@ unary(
     torch=lambda t, n, x: t.relu(x[0]),
     lite=lambda w, n: w.activation(n, "RELU"),
     lrp=Flow.RECTIFIES,
+    sign=lambda n: Sign.FIRES,
 )
 unary(
     "LeakyRelu",
@@ -236,6 +245,7 @@ unary(
     torch=lambda t, n, x: t.nn.functional.leaky_relu(x[0], attribute(n, "alpha", 0.01)),
     lite=lambda w, n: w.unary(n, "LEAKY_RELU", alpha=attribute(n, "alpha", 0.01)),
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS if attribute(n, "alpha", 0.01) >= 0 else Sign.POSITIVE,
 )
 unary(  # y' = α eˣ = y + α below zero
     "Elu",
@@ -243,6 +253,7 @@ unary(  # y' = α eˣ = y + α below zero
     torch=lambda t, n, x: t.nn.functional.elu(x[0], attribute(n, "alpha", 1.0)),
     lite=elu_lite,
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
 unary(
     "Sigmoid",
@@ -250,6 +261,7 @@ unary(
     torch=lambda t, n, x: t.sigmoid(x[0]),
     lite=lambda w, n: w.unary(n, "LOGISTIC"),
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.POSITIVE,
 )
 unary(
     "Tanh",
@@ -257,6 +269,7 @@ unary(
     torch=lambda t, n, x: t.tanh(x[0]),
     lite=lambda w, n: w.unary(n, "TANH"),
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
 unary(
     "HardSigmoid",
@@ -264,6 +277,7 @@ unary(
     torch=lambda t, n, x: t.clamp(attribute(n, "alpha", 0.2) * x[0] + attribute(n, "beta", 0.5), 0, 1),
     lite=hardsigmoid_lite,
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.POSITIVE,
 )
 unary(
     "HardSwish",
@@ -271,6 +285,7 @@ unary(
     torch=lambda t, n, x: t.nn.functional.hardswish(x[0]),
     lite=lambda w, n: w.unary(n, "HARD_SWISH"),
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
 unary(  # y' = λα eˣ = y + λα below zero
     "Selu",
@@ -280,6 +295,7 @@ unary(  # y' = λα eˣ = y + λα below zero
     torch=lambda t, n, x: selu(n)[1] * t.nn.functional.elu(x[0], selu(n)[0]),
     lite=selu_lite,
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
 unary(  # y' = e^(x/α) = y/α + 1 below zero
     "Celu",
@@ -287,6 +303,7 @@ unary(  # y' = e^(x/α) = y/α + 1 below zero
     torch=lambda t, n, x: t.celu(x[0], attribute(n, "alpha", 1.0)),
     lite=celu_lite,
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
 unary(
     "ThresholdedRelu",
@@ -294,6 +311,7 @@ unary(
     torch=lambda t, n, x: t.threshold(x[0], attribute(n, "alpha", 1.0), 0),
     lite=thresholded_lite,
     lrp=Flow.RECTIFIES,
+    sign=lambda n: Sign.FIRES if attribute(n, "alpha", 1.0) >= 0 else Sign.KEEPS,
 )
 unary(
     "Softplus",
@@ -301,6 +319,7 @@ unary(
     torch=lambda t, n, x: t.nn.functional.softplus(x[0]),
     lite=lambda w, n: w.give(n.outputs[0], softplus_view(w, w.input(n.inputs[0]))),
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.POSITIVE,
 )
 unary(  # 1/(1 + |x|) = 1 − |y|
     "Softsign",
@@ -308,6 +327,7 @@ unary(  # 1/(1 + |x|) = 1 − |y|
     torch=lambda t, n, x: t.nn.functional.softsign(x[0]),
     lite=softsign_lite,
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
 unary(
     "Gelu",
@@ -315,14 +335,23 @@ unary(
     torch=lambda t, n, x: t.nn.functional.gelu(x[0], approximate=attribute(n, "approximate", "none")),
     lite=gelu_lite,
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
-unary("Mish", mish_slope, torch=lambda t, n, x: t.nn.functional.mish(x[0]), lite=mish_lite, lrp=Flow.PASSES)
+unary(
+    "Mish",
+    mish_slope,
+    torch=lambda t, n, x: t.nn.functional.mish(x[0]),
+    lite=mish_lite,
+    lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
+)
 unary(
     "Swish",
     swish_slope,
     torch=lambda t, n, x: x[0] * t.sigmoid(attribute(n, "alpha", 1.0) * x[0]),
     lite=swish_lite,
     lrp=Flow.PASSES,
+    sign=lambda n: Sign.KEEPS,
 )
 unary(
     "Clip",
@@ -330,6 +359,7 @@ unary(
     torch=lambda t, n, x: t.clamp(x[0], given(x, 1), given(x, 2)) if any(b is not None for b in x[1:]) else x[0],
     lite=clip_lite,
     lrp=Flow.RECTIFIES,
+    sign=clip_sign,
 )
 
 

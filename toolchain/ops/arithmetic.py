@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.ops.table import Flow, Ray, attribute, constant, dims, op, operand, sum_of
+from toolchain.ops.table import Flow, Ray, Sign, attribute, constant, dims, op, operand, sum_of
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -75,6 +75,7 @@ binary(
     learns=(0, 1),
     lite=folding_lite("ADD", is_factor=False),
     lrp=Flow.ADDS,
+    sign=lambda n: Sign.SUMS,
 )
 binary(
     "Sub",
@@ -221,6 +222,7 @@ op(
     torch=lambda t, n, x: sum(x[1:], x[0]),
     lite=fold_lite("ADD"),
     lrp=Flow.ADDS,
+    sign=lambda n: Sign.SUMS,
 )
 op(
     "Mean",
@@ -230,6 +232,7 @@ op(
     torch=lambda t, n, x: sum(x[1:], x[0]) / len(x),
     lite=fold_lite("ADD", lambda w, y, count: w.op("DIV", y, np.float32(count))),
     lrp=Flow.ADDS,
+    sign=lambda n: Sign.SUMS,
 )
 
 EXTREME: dict[str, Any] = {"channels": broadcast, "vjp": extreme_vjp, "ray": extreme_ray}
@@ -264,6 +267,14 @@ def prelu_lite(w: Any, n: ir.Node) -> None:
     w.give(n.outputs[0], w.elementwise("ADD", w.op("RELU", x), below))
 
 
+def prelu_sign(n: ir.Node) -> Sign | None:
+    """That of the input where no slope is below 0; unknown where some are."""
+    slopes = constant(n.inputs[1])
+    if slopes is None or slopes.min(initial=0) < 0 < slopes.max(initial=0):
+        return None
+    return Sign.KEEPS if (slopes >= 0).all() else Sign.POSITIVE
+
+
 op(
     "PRelu",
     channels=broadcast,
@@ -273,4 +284,5 @@ op(
     learns=(1,),
     lite=prelu_lite,
     lrp=Flow.PASSES,
+    sign=prelu_sign,
 )

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.reduction import norm_view
-from toolchain.ops.table import Flow, Keep, Ray, attribute, constant, dims, given, linear_with_bias, op, operand
+from toolchain.ops.table import Flow, Keep, Ray, Sign, attribute, constant, dims, given, linear_with_bias, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -125,6 +125,7 @@ op(
     vjp=softmax_vjp,
     torch=lambda t, n, x: t.softmax(x[0], attribute(n, "axis", -1)),
     lite=softmax_lite,
+    sign=lambda n: Sign.POSITIVE,
 )
 
 
@@ -144,6 +145,7 @@ op(
     vjp=logsoftmax_vjp,
     torch=lambda t, n, x: t.log_softmax(x[0], attribute(n, "axis", -1)),
     lite=logsoftmax_lite,
+    sign=lambda n: Sign.NEGATIVE,
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.ops.table import Flow, argument, attribute, dims, homogeneous, linear, op, operand
+from toolchain.ops.table import Flow, Sign, argument, attribute, dims, homogeneous, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -275,6 +275,7 @@ op(
     torch=averagepool_torch,
     lite=lambda w, n: w.give(n.outputs[0], averaged(w, n, w.image(n), window_counts(n))),
     lrp=Flow.ADDS,
+    sign=lambda n: Sign.SUMS,
 )
 
 

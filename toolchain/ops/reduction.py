@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.ops.pooling import per_channel
-from toolchain.ops.table import Flow, argument, attribute, constant, dims, homogeneous, linear, op, operand
+from toolchain.ops.table import Flow, Sign, argument, attribute, constant, dims, homogeneous, linear, op, operand
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
@@ -221,6 +221,7 @@ reduction(
     lite=lite(kernel("MEAN"), spatial_axes),
     **SPACE,
     lrp=Flow.ADDS,
+    sign=lambda n: Sign.SUMS,
 )
 reduction(
     "GlobalMaxPool",
@@ -239,7 +240,16 @@ reduction(
     lite=lite(norm_view, spatial_axes),
     **SPACE,
 )
-reduction("ReduceMean", equal_shares(reduced_axes), mean, ray=linear, lite=lite(kernel("MEAN")), lrp=Flow.ADDS, **KEEP)
+reduction(
+    "ReduceMean",
+    equal_shares(reduced_axes),
+    mean,
+    ray=linear,
+    lite=lite(kernel("MEAN")),
+    lrp=Flow.ADDS,
+    sign=lambda n: Sign.SUMS,
+    **KEEP,
+)
 reduction(
     "ReduceSum",
     lambda g, n, x, y: ones(g, n, reduced_axes(n)),
@@ -248,6 +258,7 @@ reduction(
     lite=lite(kernel("SUM")),
     **SUM,
     lrp=Flow.ADDS,
+    sign=lambda n: Sign.SUMS,
 )
 reduction(
     "ReduceMax",

@@ -39,6 +39,16 @@ class Flow(Enum):
     MOVES = "to where the value was taken from: places and maxima"
 
 
+class Sign(Enum):
+    """What the sign of an op's inputs says of its output: of activation functions, but for the last."""
+
+    FIRES = "0 where the input is not positive, and never below"
+    KEEPS = "positive just where the input is, and not below 0 where that is not"
+    POSITIVE = "at least 0, whatever the input"
+    NEGATIVE = "at most 0, whatever the input"
+    SUMS = "at least 0 where all inputs are: sums and means, which no activation function is"
+
+
 Shape = Callable[[ir.Value], tuple[int, ...]]
 Keep = Callable[[ir.Value, int], NDArray[np.bool_]]
 
@@ -57,6 +67,7 @@ class Op:
     resize     (node, keep): mend attributes and shape constants after removal
     adds       (node, shape of a value) -> bytes by which `resize` makes the file longer, at most
     lrp        how relevance comes back through the op; None: heatmaps by relevance propagation refuse it
+    sign       (node) -> what the sign of its inputs says of its output; None: nothing
     lite       (writer, node): emit TFLite
     torch      (torch, node, inputs) -> output, or a tuple of them: what the op computes, on tensors; None: left out
     learns     inputs whose float parameters retraining changes: weights, and not bounds, sizes or statistics
@@ -73,6 +84,7 @@ class Op:
     resize: Callable[[ir.Node, Keep], None] | None = None
     adds: Callable[[ir.Node, Shape], int] | None = None
     lrp: Flow | None = None
+    sign: Callable[[ir.Node], Sign | None] | None = None
     lite: Callable[[Any, ir.Node], None] | None = None
     torch: Callable[[Any, ir.Node, Sequence[Any]], Any] | None = None
     learns: Sequence[int] | None = None
@@ -91,6 +103,12 @@ def op(name: str, **rules: Any) -> None:
 def find(node: ir.Node) -> Op | None:
     """The entry of a node's op, or None: only standard ONNX ops without a subgraph are known."""
     return OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+
+
+def sign_of(node: ir.Node) -> Sign | None:
+    """What the sign of a node's inputs says of its output, or None where nothing is known."""
+    entry = find(node)
+    return None if entry is None or entry.sign is None else entry.sign(node)
 
 
 def dims(value: ir.Value | None) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from toolchain.data import Samples
 from toolchain.explain.atlas import Atlas, Attributed, Kernels, Mark
 from toolchain.explain.figure import Figure
 from toolchain.explain.findings import KINDS, Finding
-from toolchain.explain.occurrence import Occurrence
+from toolchain.explain.occurrence import Occurrence, estimated
 from toolchain.explain.topmost import Topmost
 from toolchain.explain.units import Layer
 from toolchain.ops.units import Ids
@@ -39,6 +39,7 @@ def occurrence_page(
         f"Where each of {number:,} kernels fires, for how many images of each class, and how much more often than for "
         f"others; its findings, the samples that activate it most, and what it contributes to each class. Counted on "
         f"{samples.name} (n = {len(samples):,})."
+        + "".join(f" Rows that are alike in {o.layer}: {said}." for o in found if (said := estimated(o)))
     )
     title, source = "What kernels fire for, class by class", "Garcia et al., Fig. 2, 4, 6 and 7"
     facts = (("samples", len(samples)), ("kernels", number), ("classes", len(found[0].classes)))

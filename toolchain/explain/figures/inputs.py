@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from toolchain.compress.inputs import attribute_input
 from toolchain.data import Samples
+from toolchain.explain.colours import AGAINST, FOR
 from toolchain.explain.figure import Figure, Gallery, Row
 from toolchain.model import Model
 
-FOR, AGAINST = np.array([0.835, 0.369, 0.0]), np.array([0.0, 0.447, 0.698])  # vermilion and blue of Okabe and Ito
 FAINT = 0.35  # how much of the image is left below
 TOP = 0.99  # quantile of |A| that is drawn in full
 MOST_BLOCKS = 64  # along the longer side: single pixels of a larger image are too small to see

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,12 @@ from toolchain.explain.occurrence import (
     Occurrence,
     class_selectivity,
     differences,
+    estimated,
     kernel_selectivity,
     maps,
     row_order,
 )
+from toolchain.explain.pooling import plane
 from toolchain.explain.walking import Path, predicted
 
 PAPER = "Garcia et al."
@@ -40,11 +41,11 @@ def occurrence_maps(o: Occurrence, names: Mapping[int, str]) -> Figure:
 
 
 def selectivity_maps(o: Occurrence, names: Mapping[int, str]) -> Figure:
-    """S of every kernel and class: red where the kernel fires more often for this class (Fig. 4, 6 and 7)."""
+    """S of every kernel and class: orange where the kernel fires more often for this class (Fig. 4, 6 and 7)."""
     said = "how much more often than for other classes"
     caption = (
-        f"Where the kernels of {o.layer} fire more often (red) or less often (blue) for a class than for the others, "
-        f"in points of a share: {told(o, ROWS)}"
+        f"Where the kernels of {o.layer} fire more often (orange) or less often (blue) for a class than for the "
+        f"others, in points of a share: {told(o, ROWS)}"
     )
     s = class_selectivity(o)
     return kernels_by_classes("selectivity", "Fig. 4, 6 and 7", "Selectivity", s, o, names, said, caption, (-1.0, 1.0))
@@ -72,15 +73,16 @@ def kernels_by_classes(
 def occurrence_differences(o: Occurrence) -> Figure:
     """D of all pairs of kernels, rows and columns in the same order (Fig. 3)."""
     picked = most_selective(o, SIDE)
-    d = differences(part_of(o, picked))
+    part = o.part(picked)
+    d = differences(part)
     names = tuple(map(str, picked.tolist()))
     chart = Grid(
         d[:, :, None, None], names, names, "kernel", "other kernel", "mean difference of maps",
         tuple(range(len(d))), 0.0, max(float(d.max(initial=0)), 1e-9),
     )  # fmt: skip
     caption = (
-        f"How far the maps of two kernels of {o.layer} are apart, mean over places and classes: dark blocks along the "
-        f"diagonal are kernels that do the same. {told(o, SIDE)}"
+        f"How far the maps of two kernels of {o.layer} are apart, mean over places and classes: pale blocks along the "
+        f"diagonal are kernels that do the same. {told(o, SIDE)}" + (f" {said}." if (said := estimated(part)) else "")
     )
     title = f"Differences between kernels of {o.layer}"
     return Figure("occurrence-difference", title, f"{PAPER}, Fig. 3", caption, chart, o.layer, facts=facts(o))
@@ -158,18 +160,12 @@ def findings_table(found: Sequence[Finding]) -> Figure:
 def most_selective(o: Occurrence, most: int) -> I64:
     """The kernels with the highest s, in the order of their own tree, [most at most]."""
     top = np.sort(np.argsort(-kernel_selectivity(o), kind="stable")[:most])
-    return top[row_order(part_of(o, top))]
-
-
-def part_of(o: Occurrence, kernels: I64) -> Occurrence:
-    """Some of the kernels."""
-    return replace(o, counts=o.counts[kernels])
+    return top[row_order(o.part(top))]
 
 
 def flat(values: F64) -> F64:
     """[k, c, *positions] as [k, c, h, w]."""
-    space = values.shape[2:]
-    return values.reshape(*values.shape[:2], int(np.prod(space[:-1])), space[-1] if space else 1)
+    return values.reshape(*values.shape[:2], *plane(values.shape[2:]))
 
 
 def numbered(o: Occurrence) -> tuple[str, ...]:

@@ -48,8 +48,8 @@ def quality_table(judged: Judged, name: str) -> Figure:
 
     name  of the samples
     """
-    rows = [quality_row(j) for j in judged.methods]
     ranked = sorted(judged.methods, key=lambda j: -j.aopc.mean())
+    rows = [quality_row(j) for j in ranked]
     series = Series("AOPC", np.array([j.aopc.mean() for j in ranked]))
     chart = Bars(tuple(j.method for j in ranked), (series,), "method", "AOPC (mean fall of the probability)")
     has_masks = judged.methods[0].iou is not None

@@ -1,10 +1,7 @@
 // What is seen: the list of kernels (only rows in view exist), the kernel that is picked, and the address that says so.
 
 const $ = (id) => document.getElementById(id);
-const RAMPS = { // from 0 to 1, and from −1 over 0 to 1
-  light: { occurrence: ["#f4f6f8", "#7fb4e3", "#1d5f9e", "#0a1f38"], selective: ["#005a8f", "#7db8dc", "#f4f6f8", "#f0a875", "#b84a00"] },
-  dark: { occurrence: ["#1b242d", "#1d5f9e", "#62a9ec", "#f0f7fd"], selective: ["#7cc8ff", "#1f6ea6", "#1b242d", "#b0571b", "#ffb07a"] },
-};
+const RAMPS = page.ramps; // from 0 to 1, and from −1 over 0 to 1
 const SIZES = { small: 24, medium: 44, large: 72 };
 const LABEL = 196; // pixels before the maps of a row
 const HEAD = Math.min(104, 26 + 7 * Math.max(...page.classes.map((name) => name.length))); // pixels above the rows
