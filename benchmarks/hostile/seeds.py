@@ -155,7 +155,7 @@ def write_seeds(folder: Path) -> dict[str, Path]:
         f"export {MAIN} --to tflite-int8 --calibration data.npz -o .",
         "check --config budgets.toml --save-baseline baseline.json",
         f"bench {MAIN} --runs 2 --warmup 1 --save rows.json",
-        f"compress {MAIN} --data data.npz --budget units<=50% --criterion activation --runs 1 --warmup 0 --to onnx -o made",
+        f"compress {MAIN} --data data.npz --criterion activation --budget units<=50% --runs 1 --to onnx -o made",
         f"explain {MAIN} --data data.npz --figures findings --orders 1 --steps 2 -o made",
     )
     with Runner() as runner:

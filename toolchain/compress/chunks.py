@@ -134,7 +134,7 @@ class Record:
         if str(held.pop("key", "")) != self.key:
             return None
         done, size = int(held.pop("done")), int(held.pop("size"))
-        plain = {k: v.item() if v.ndim == 0 else v for k, v in held.items()}
+        plain: dict[str, Any] = {k: v.item() if v.ndim == 0 else v for k, v in held.items()}
         return Kept(Attribution(**plain), done, size)
 
     def write(self, kept: Kept, at_last: bool) -> None:
