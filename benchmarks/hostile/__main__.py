@@ -58,7 +58,7 @@ RUNS = {  # in place of these, one time in 50: commands that run what they read
 }
 SLOW = {  # asked for by --only: ending of the files -> what is run on each mutant
     "compress": (".onnx", "compress MUTANT --criterion magnitude --budget units<=50% --runs 0 --to onnx -o out"),
-    "explain": (".onnx", "explain MUTANT --data data.npz --figures sorted,prune-curve --orders 1 --steps 2 -o out"),
+    "explain": (MAIN, "explain MUTANT --data data.npz --figures sorted,prune-curve --orders 1 --steps 2 -o out"),
     "report": ("report.json", "report made"),
     "findings": ("findings.json", f"prune {MAIN} --from-findings MUTANT --dry-run"),
 }
