@@ -1,6 +1,7 @@
 """Mutants of every kind of file, each given to a command: outcomes by exit code, and what must not be.
 
     python -m benchmarks.hostile --mutants 20000 [--seed 0] [--first 0] [-o mutants.jsonl] [--keep FOLDER]
+    python -m benchmarks.hostile --mutants 150 --only compress|explain|report|findings
 
 Draw n is a function of the seed and n alone. A hang is a command that ran for more than 10 seconds, a crash one that a
 signal ended, a traceback exit 70, untold an exit code without its line or a line that is not ours, left a failure that
@@ -55,13 +56,27 @@ RUNS = {  # in place of these, one time in 50: commands that run what they read
     ),
     ".tflite": (f"verify {MAIN} MUTANT",),
 }
+SLOW = {  # asked for by --only: ending of the files -> what is run on each mutant
+    "compress": (".onnx", "compress MUTANT --criterion magnitude --budget units<=50% --runs 0 --to onnx -o out"),
+    "explain": (MAIN, "explain MUTANT --data data.npz --figures sorted,prune-curve --orders 1 --steps 2 -o out"),
+    "report": ("report.json", "report made"),
+    "findings": ("findings.json", f"prune {MAIN} --from-findings MUTANT --dry-run"),
+}
+PLACES = {"report.json": "made/report.json"}  # where a command looks for a file that it is not told
 SHARES = {".onnx": 12, ".npz": 3, ".json": 3, ".toml": 3, ".tflite": 3}  # of the mutants
 RARE = 50
 
 
-def drawn(seed: int, n: int, seeds: dict[str, Path]) -> tuple[str, str, bytes, list[str]]:
-    """Mutant n: the file that it was, how it was damaged, its bytes, and the words of its command."""
+def drawn(seed: int, n: int, seeds: dict[str, Path], only: str = "") -> tuple[str, str, bytes, list[str]]:
+    """Mutant n: the file that it was, how it was damaged, its bytes, and the words of its command.
+
+    only  a key of SLOW, in place of all other commands
+    """
     draw = np.random.default_rng([seed, n])
+    if only:
+        ending, command = SLOW[only]
+        name = draw.choice([k for k in seeds if k.endswith(ending)])
+        return name, *mutant(name, seeds[name].read_bytes(), draw), command.split()
     ending = str(draw.choice(list(SHARES), p=np.array([*SHARES.values()]) / sum(SHARES.values())))
     names = [k for k in seeds if k.endswith(ending) and (k in COMMANDS or ending in COMMANDS) and k != "rows.json"]
     if ending == ".json" and draw.integers(RARE) == 0:
@@ -74,10 +89,11 @@ def drawn(seed: int, n: int, seeds: dict[str, Path]) -> tuple[str, str, bytes, l
     return name, way, content, options[draw.integers(len(options))].split()
 
 
-def tried(seed: int, n: int, seeds: dict[str, Path], folder: Path, runner: Runner) -> Row:
+def tried(seed: int, n: int, seeds: dict[str, Path], folder: Path, runner: Runner, only: str = "") -> Row:
     """What came of mutant n; the folder is as before."""
-    name, way, content, words = drawn(seed, n, seeds)
-    path = folder / f"mutant{Path(name).suffix}"
+    name, way, content, words = drawn(seed, n, seeds, only)
+    path = folder / PLACES.get(name, f"mutant{Path(name).suffix}")
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     found = runner.run([path.name if w == "MUTANT" else w for w in words], folder)
     path.unlink()
@@ -104,6 +120,8 @@ def summary(rows: list[Row]) -> str:
     lines = []
     for ending in SHARES:
         mine = [r for r in rows if r["file"].endswith(ending)]
+        if not mine:
+            continue
         codes = Counter(f"exit {r['code']}" if r["code"] is not None else f"signal {r['signal']}" for r in mine)
         kinds = Counter(r["kind"] for r in mine)
         lines.append(
@@ -121,6 +139,9 @@ def main() -> None:
     asked.add_argument("--mutants", type=int, default=500)
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--first", type=int, default=0)
+    asked.add_argument(
+        "--only", choices=SLOW, default="", help="One command that takes longer, in place of all others."
+    )
     asked.add_argument("-o", "--out", type=Path, help="A row for each mutant, as JSON lines.")
     asked.add_argument("--keep", type=Path, help="Folder for the files that something was wrong with.")
     given = asked.parse_args()
@@ -129,12 +150,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as there, Runner() as runner:
         seeds = write_seeds(Path(there))
         for n in range(given.first, given.first + given.mutants):
-            rows.append(tried(given.seed, n, seeds, Path(there), runner))
+            rows.append(tried(given.seed, n, seeds, Path(there), runner, given.only))
             if rows[-1]["kind"] in WRONG:
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
                 if given.keep is not None:
                     given.keep.mkdir(parents=True, exist_ok=True)
-                    name, _, content, _ = drawn(given.seed, n, seeds)
+                    name, _, content, _ = drawn(given.seed, n, seeds, given.only)
                     (given.keep / f"{n}{Path(name).suffix}").write_bytes(content)
             if given.out is not None:
                 with given.out.open("a") as file:

@@ -308,7 +308,7 @@ def write_all(folder: Path) -> None:
     always = parsed(MAIN)
     always.graph.node[-1].output[0] = "scores"
     always.graph.node.append(helper.make_node("Add", ["scores", "certain"], ["y"]))
-    always.graph.initializer.append(numpy_helper.from_array(np.float32([0, 1e6, 0]), "certain"))
+    always.graph.initializer.append(numpy_helper.from_array(np.array([0, 1e6, 0], np.float32), "certain"))
     (folder / "always.onnx").write_bytes(always.SerializeToString())
     write_files(folder)
     x, y = np.zeros((6, 1, 8, 8), np.float32), np.arange(6) % 3

@@ -155,10 +155,15 @@ def write_seeds(folder: Path) -> dict[str, Path]:
         f"export {MAIN} --to tflite-int8 --calibration data.npz -o .",
         "check --config budgets.toml --save-baseline baseline.json",
         f"bench {MAIN} --runs 2 --warmup 1 --save rows.json",
+        f"compress {MAIN} --data data.npz --criterion activation --budget units<=50% --runs 1 --to onnx -o made",
+        f"explain {MAIN} --data data.npz --figures findings --orders 1 --steps 2 -o made",
     )
     with Runner() as runner:
         for command in commands:
             done = runner.run(command.split(), folder, seconds=60)
             if done.code != 0:
                 raise RuntimeError(f"{command}: {done.stderr}")
+    for name in ("report.json", "findings.json"):
+        (folder / "made" / name).rename(folder / name)
+    shutil.rmtree(folder / "made")
     return {p.name: p for p in sorted(folder.iterdir())}

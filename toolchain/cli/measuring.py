@@ -264,7 +264,10 @@ def report(folder: Path) -> None:
     source = folder / "report.json"
     try:
         body = json.loads(read_bytes(source, "a report.json"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput("is no JSON", str(source)) from error
-    write_text(folder / "report.html", render(body))
+    try:  # a report is read once, by the page, which finds what is damaged where it uses it
+        write_text(folder / "report.html", render(body))
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise BadInput("is no report.json of jettison, or damaged", str(source), "Run compress again") from error
     click.echo(f"wrote {folder / 'report.html'}")
