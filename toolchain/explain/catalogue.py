@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
@@ -289,13 +289,17 @@ FIGURES: dict[str, Entry] = {
 
 def wanted(text: str) -> tuple[str, ...]:
     """'unit,ranks' or 'all' -> names in the order of the paper; raises UsageError for an unknown one."""
-    asked = {part.strip() for part in text.split(",") if part.strip()}
-    unknown = sorted(asked - {"all", *FIGURES})
+    return chosen("figure", text, FIGURES)
+
+
+def chosen(kind: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Names with commas, or all, in the order that they are known in; raises UsageError for an unknown one."""
+    names, asked = tuple(known), {part.strip() for part in text.split(",") if part.strip()}
+    unknown = sorted(asked - {"all", *names})
     if unknown or not asked:
-        raise UsageError(
-            f"unknown figure '{unknown[0] if unknown else text}'", way_out=f"Use all, or some of {', '.join(FIGURES)}"
-        )
-    return tuple(n for n in FIGURES if "all" in asked or n in asked)
+        way_out = f"Use all, or some of {', '.join(names)}"
+        raise UsageError(f"unknown {kind} '{unknown[0] if unknown else text}'", way_out=way_out)
+    return tuple(n for n in names if "all" in asked or n in asked)
 
 
 def stems(names: Sequence[str], groups: Sequence[Group], fired: Sequence[Activation] = ()) -> list[str]:
@@ -327,14 +331,7 @@ def layers_named(channels: Channels, pattern: str | None) -> tuple[Group, ...]:
 
 def methods_named(text: str | None) -> tuple[str, ...]:
     """'gradient,grad-cam' -> names in the order of METHODS, () for None; raises UsageError for an unknown one."""
-    if text is None:
-        return ()
-    asked = {part.strip() for part in text.split(",") if part.strip()}
-    unknown = sorted(asked - {*METHODS})
-    if unknown or not asked:
-        way_out = f"Use some of {', '.join(METHODS)}"
-        raise UsageError(f"unknown method '{unknown[0] if unknown else text}'", way_out=way_out)
-    return tuple(m for m in METHODS if m in asked)
+    return () if text is None else chosen("method", text, METHODS)
 
 
 def check_layer(model: Model, name: str | None) -> None:

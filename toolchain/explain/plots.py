@@ -276,11 +276,13 @@ def grid(canvas: Canvas, chart: Grid) -> None:
     turned = max((len(line) for name in folded for line in name.split("\n")), default=0) * 0.06 > side * every
     words = [cut_short(safe(chart.across[i])) for i in at] if turned else folded
     axes.set_xticks(at * (w + gap) + (w - 1) / 2, words, fontsize=6.5, rotation=90 if turned else 0)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labeltop=tall * rows > HEIGHT)  # else the reader's screen has no names on it
     axes.spines[:].set_visible(False)
     axes.set(xlabel=chart.column, ylabel=chart.row)
     scale = ScalarMappable(Normalize(chart.low, chart.high), colours)
-    canvas.colorbar(scale, ax=axes, location="top", label=chart.quantity, shrink=0.5, aspect=30, pad=0.02)
+    canvas.colorbar(
+        scale, ax=axes, location="top", label=chart.quantity, shrink=0.5, aspect=30, pad=0.12 / canvas.get_figheight()
+    )
 
 
 def cut_short(text: str) -> str:

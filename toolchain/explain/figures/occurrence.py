@@ -82,7 +82,7 @@ def occurrence_differences(o: Occurrence) -> Figure:
     )  # fmt: skip
     caption = (
         f"How far the maps of two kernels of {o.layer} are apart, mean over places and classes: pale blocks along the "
-        f"diagonal are kernels that do the same. {told(o, SIDE)}" + (f" {said}." if (said := estimated(part)) else "")
+        f"diagonal are kernels that do the same; {told(o, SIDE)}" + (f" {said}." if (said := estimated(part)) else "")
     )
     title = f"Differences between kernels of {o.layer}"
     return Figure("occurrence-difference", title, f"{PAPER}, Fig. 3", caption, chart, o.layer, facts=facts(o))
