@@ -87,7 +87,7 @@ def test_without_labels_what_needs_them_is_left_out_and_told(data: Path, tmp_pat
     [
         (("--figures", "unit,unicorn"), "unknown figure 'unicorn'"),
         (("--layers", "nothing*"), "no layer fits 'nothing*'"),
-        (("--figures", "heatmaps", "--methods", "gradient,grad"), "unknown method 'grad'. Use all, or some of gradient,"),
+        (("--figures", "heatmaps", "--methods", "gradient,grad"), "unknown method 'grad'. Use all, or some of"),
         (("--figures", "heatmaps", "--at", "logits"), "layer 'logits' [N,2] has no spatial axes"),
         (("--figures", "heatmaps", "--at", "conv9"), "there is no layer 'conv9' before the logits"),
         (("--classes", "hexagon"), "there is no class 'hexagon'. Classes are triangle, square"),

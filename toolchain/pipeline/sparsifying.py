@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from toolchain.data import Samples
 from toolchain.errors import GateFailed
 from toolchain.evaluate import evaluate
 from toolchain.files import check_new, write_text
-from toolchain.model import Model, load, save
+from toolchain.model import Model, save
 from toolchain.profile import macs, params
 from toolchain.verify import Proof, compare, probes
 
@@ -73,6 +74,8 @@ def structured(model: Model, align: str = "off", threads: int = 1) -> Structured
     Raises GateFailed where they differ.
     """
     clean, plan, stays = weightless(model, align, threads=threads)
+    name = sha256(clean.to_bytes()).hexdigest()  # of the file that it is delivered as
+    clean, plan = replace(clean, sha256=name), replace(plan, sha256=name)
     channels = analyse(clean)
     pruned = prune(clean, channels, plan.labels(channels))
     proof = compare(model, pruned, probes(model), "sparse network", threads=threads)
@@ -121,7 +124,7 @@ def deliver(chosen: Result, rows: list[dict[str, Any]], source: Model, about: di
     sparse, dense, plan, told = (out / name for name in FILES)
     save(chosen.structured.clean, sparse, force=True)
     save(chosen.structured.pruned, dense, force=True)
-    save_plan(replace(chosen.structured.plan, sha256=load(sparse).sha256), plan, force=True)
+    save_plan(chosen.structured.plan, plan, force=True)
     body = {
         "schema": SCHEMA,
         "tool": f"jettison {__version__}",
