@@ -587,14 +587,14 @@ def ints(*values: int) -> np.ndarray:
             zero=np.array(0, np.int64), many=np.array(1 << 40, np.int64), step=np.array(1, np.int64),
         ),
         bomb(
-            *(helper.make_node("Concat", [f"c{i}"] * 8, [f"c{i + 1}"], axis=0, name="bomb") for i in range(12)),
+            *(helper.make_node("Concat", [f"c{i}"] * 8, [f"c{i + 1}"], axis=i % 2, name="bomb") for i in range(12)),
             helper.make_node("Identity", ["c12"], ["c"]),
-            c0=np.ones(4, np.float32),
+            c0=np.ones((4, 4), np.float32),
         ),
         bomb(
             *(helper.make_node("ConstantOfShape", ["s0"], [f"c{i}"], name="bomb") for i in range(40)),
             helper.make_node("Sum", [f"c{i}" for i in range(40)], ["c"]),
-            s0=ints(1 << 25),
+            s0=ints(1 << 12, 1 << 13),
         ),
     ],
     ids=["ConstantOfShape", "Expand", "Tile", "Range", "doubling", "many"],
