@@ -196,7 +196,7 @@ def test_the_machine_is_gone_when_its_parent_is_interrupted_or_killed(how: signa
         assert child.stdout is not None and child.stdout.readline() == b"up\n"
         (machine,) = machines(child.pid)
         child.send_signal(how)
-        child.wait(timeout=60)
+        child.wait(timeout=180)
     end = time.monotonic() + 30
     while is_running(machine) and time.monotonic() < end:
         time.sleep(0.1)
