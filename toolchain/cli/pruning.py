@@ -109,7 +109,7 @@ def prune(
     click.echo(f"wrote {out}")
     if wanted.plan_out is not None:
         made_of: dict[str, Any] = {"settings": settings} if settings else {}
-        if wanted.ranks_file is not None:
+        if wanted.ranks_file is not None and source is by_budget:  # another source reads no ranks
             made_of["ranks_sha256"] = sha256(wanted.ranks_file.read_bytes()).hexdigest()
         save_plan(plan, wanted.plan_out, force, made_of)
         click.echo(f"wrote {wanted.plan_out}")
