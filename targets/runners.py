@@ -107,6 +107,8 @@ def settings(asked: Asked, **own: Any) -> dict[str, Any]:
     return wanted | {name: value for name, value in own.items() if wanted[name] is None}
 
 
+# what the clock of a runner tells; "" where there is none that means anything
+TELLS = {"local": "latency", "ssh": "latency", "virtual": "instructions", "user": ""}
 RUNNERS: dict[str, Callable[[str, Pairs, Asked], list[Measurement]]] = {
     "local": on_this_computer,
     "ssh": over_ssh,

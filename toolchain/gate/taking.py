@@ -47,7 +47,7 @@ def instructions(limit: Limit, subject: Subject, file: ConfigFile) -> Figure:
     """Of one inference on an emulated board, which repeats on every computer."""
     from targets.runners import Asked
 
-    found = measured(limit, subject, ("virtual",), Asked())
+    found = measured(limit, subject, Asked())
     return Figure(found.ns.p50, found.grade, busiest(subject), found.noise, f"the median of {told(found)}")
 
 
@@ -59,7 +59,7 @@ def latency(limit: Limit, subject: Subject, file: ConfigFile) -> Figure:
     assert isinstance(asked, Latency)
     tries: list[Measurement] = []
     while len(tries) < asked.repeats and not any(getattr(m.ns, asked.stat) <= limit.bound for m in tries):
-        tries.append(measured(limit, subject, ("local", "ssh"), Asked(threads=asked.threads)))
+        tries.append(measured(limit, subject, Asked(threads=asked.threads)))
     best = min(tries, key=lambda m: getattr(m.ns, asked.stat))
     times = f", the best of {len(tries)} times" if len(tries) > 1 else ""
     note = f"{asked.stat} of {told(best)}{times}"
@@ -77,15 +77,18 @@ def told(found: Measurement) -> str:
     return f"{found.runs} runs in {runtime}, noise {100 * found.noise:.2g} %"
 
 
-def measured(limit: Limit, subject: Subject, runners: tuple[str, ...], asked: Asked) -> Measurement:
+KNOWN = {"instructions": "an emulated board, such as qemu-a53", "latency": "local or ssh://user@host"}
+
+
+def measured(limit: Limit, subject: Subject, asked: Asked) -> Measurement:
     """One measurement; UsageError for a target that does not tell this quantity, RunnerFailed where none came."""
     from targets.measure import runtime_for
-    from targets.runners import measure_on, runner_of
+    from targets.runners import TELLS, measure_on, runner_of
 
     with runners_as_errors():
-        if runner_of(limit.target) not in runners:
-            known = {"virtual": "an emulated board, such as qemu-a53", "local": "local or ssh://user@host"}[runners[0]]
-            raise UsageError(f"{limit.quantity} is not told by '{limit.target}'", limit.place, f"Its target is {known}")
+        if TELLS[runner_of(limit.target)] != limit.quantity:
+            way_out = f"Its target is {KNOWN[limit.quantity]}"
+            raise UsageError(f"{limit.quantity} is not told by '{limit.target}'", limit.place, way_out)
         (found,) = measure_on(limit.target, [(subject.path, runtime_for(subject.path))], asked)
     return found
 

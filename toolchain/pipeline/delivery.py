@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from targets.measure import Measurement, RunnerError, measure_side_by_side
+from targets.measure import Measurement, measure_side_by_side
 from toolchain import emit
 from toolchain.compress.budget import Term, parse_budget
 from toolchain.compress.plan import Plan
 from toolchain.emit import EmissionCheck
-from toolchain.errors import RunnerFailed
+from toolchain.gate.taking import runners_as_errors
 from toolchain.model import Model, load, said_in, save
 from toolchain.pipeline.job import Job
 from toolchain.pipeline.latency import on_target, told
@@ -57,10 +57,8 @@ def measured(job: Job, dense_lite: bytes | None, results: dict[str, Path]) -> li
             original = Path(folder) / f"{job.model.stem}.tflite"
             original.write_bytes(dense_lite)
             pairs += [(original, "litert"), (results["tflite"], "litert")]
-        try:
+        with runners_as_errors():
             rows = measure_side_by_side(pairs, runs=job.runs, warmup=job.warmup, threads=job.threads)
-        except RunnerError as error:
-            raise RunnerFailed(str(error)) from error
     elsewhere = {t.target: t for t in parse_budget(job.budget) if t.target not in (None, "local")}
     for term in elsewhere.values():
         rows += on_target(term, job.model, results["onnx"], job.threads)

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from targets.board import BoardError
 from targets.link import AddressError
-from targets.measure import Measurement, RunnerError
-from targets.runners import Asked, TargetError, measure_on, runner_of
+from targets.measure import Measurement
+from targets.runners import TELLS, Asked, TargetError, measure_on, runner_of
 from targets.ssh import address_of
 from toolchain.compress.attribution import Progress
 from toolchain.compress.budget import ON_TARGET, Term
 from toolchain.compress.plan import plan_within
-from toolchain.errors import OutOfReach, RunnerFailed, UsageError
+from toolchain.errors import OutOfReach, UsageError
+from toolchain.gate.taking import runners_as_errors
 from toolchain.model import save
 from toolchain.pipeline.cutting import Start, planned
 
 STEPS = 6
 RUNS, WARMUP = 90, 5  # of one side-by-side measurement; a count needs fewer
-TELLS = {"local": "latency", "ssh": "latency", "virtual": "instructions", "user": ""}  # runner: what its clock counts
 CLOSE = 0.97  # of the limit: nearer than a measurement repeats
 
 
@@ -99,10 +99,8 @@ def timed(original: Path, cut: Path, macs: int, term: Term, threads: int) -> Tim
 def on_target(term: Term, original: Path, cut: Path, threads: int) -> list[Measurement]:
     """Both networks in onnxruntime on the target of a limit; raises RunnerFailed."""
     asked = Asked(RUNS, WARMUP, threads) if term.quantity == "latency" else Asked(threads=threads)
-    try:
+    with runners_as_errors():
         return measure_on(str(term.target), [(original, "ort"), (cut, "ort")], asked)
-    except RunnerError as error:
-        raise RunnerFailed(str(error)) from error
 
 
 def check_targets(terms: Sequence[Term]) -> None:

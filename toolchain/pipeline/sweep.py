@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from targets.measure import Measurement, RunnerError, as_row, measure_side_by_side
+from targets.measure import Measurement, as_row, measure_side_by_side
 from toolchain import __version__, emit
 from toolchain.compress.attribution import Progress
 from toolchain.compress.budget import Term
 from toolchain.compress.groups import analyse
-from toolchain.errors import OutOfReach, RunnerFailed, UsageError
+from toolchain.errors import OutOfReach, UsageError
 from toolchain.explain.figure import Figure, Panels, Row, Series, Trade
 from toolchain.explain.plots import drawn
 from toolchain.explain.writing import as_csv
 from toolchain.files import check_new, write_atomic, write_text
+from toolchain.gate.taking import runners_as_errors
 from toolchain.model import Model
 from toolchain.pipeline import facts
 from toolchain.pipeline.cutting import Cut, Start, attempted, ranked, restarted, started
@@ -145,12 +146,10 @@ def latencies(job: Job, points: Sequence[Point]) -> dict[tuple[str, str], Measur
         return {}
     runtimes = {"onnx": "ort", "tflite": "litert"}
     asked = [((p.budget, runtimes[form]), path) for form in job.formats for p in points if (path := p.files.get(form))]
-    try:
+    with runners_as_errors():
         found = measure_side_by_side(
             [(path, runtime) for (_, runtime), path in asked], runs=job.runs, warmup=job.warmup, threads=job.threads
         )
-    except RunnerError as error:
-        raise RunnerFailed(str(error)) from error
     return dict(zip([key for key, _ in asked], found, strict=True))
 
 
