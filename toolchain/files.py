@@ -8,13 +8,14 @@ and no file tells of it.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from toolchain.errors import BadInput, UsageError
 
@@ -104,6 +105,11 @@ def clear(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, body: Any, **form: Any) -> None:
+    """Write `body` as indented JSON with an end of line, atomically; `form` is `json.dumps`'s."""
+    write_text(path, json.dumps(body, indent=1, **form) + "\n")
 
 
 # ---- folders and locks ---------------------------------------------------------------------------------------------

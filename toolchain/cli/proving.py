@@ -162,9 +162,8 @@ def tell(checked: dict[str, Any], path: Path, against: str, form: str) -> None:
 
 def write_record(path: Path, chain: Chain, models: dict[str, Model]) -> None:
     """The bill of materials of a chain that holds."""
-    import json
 
-    from toolchain.files import write_text
+    from toolchain.files import write_json
     from toolchain.pipeline.record import record
 
-    write_text(path, json.dumps(record(chain, models), indent=1) + "\n")
+    write_json(path, record(chain, models))

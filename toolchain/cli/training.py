@@ -229,12 +229,11 @@ def told(history: History) -> None:
 
 def write_history(path: Path, history: History, recipe: Recipe, sha256: str) -> None:
     """Every epoch as JSON; a loss that is not finite is null."""
-    import json
     import math
     from dataclasses import asdict
 
     from toolchain import __version__
-    from toolchain.files import write_text
+    from toolchain.files import write_json
 
     epochs = [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(e).items()}
@@ -249,4 +248,4 @@ def write_history(path: Path, history: History, recipe: Recipe, sha256: str) -> 
         "stopped": history.stopped,
         "epochs": epochs,
     }
-    write_text(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
+    write_json(path, body, allow_nan=False)

@@ -24,7 +24,7 @@ from toolchain.compress.costing import COUNTERS, Costing, costing
 from toolchain.compress.groups import Channels
 from toolchain.compress.widths import aligned, chosen, removal_order, steps_of, with_orphans
 from toolchain.errors import BadInput, OutOfReach, UsageError
-from toolchain.files import check_new, write_text
+from toolchain.files import check_new, write_json
 from toolchain.model import Model
 from toolchain.ops.units import Ids
 from toolchain.validate import read_bytes
@@ -295,7 +295,7 @@ def save_plan(plan: Plan, path: Path, force: bool = False, made_of: Mapping[str,
         "binding": list(plan.binding),
         **(made_of or {}),
     }
-    write_text(path, json.dumps(body, indent=1, sort_keys=True) + "\n")
+    write_json(path, body, sort_keys=True)
 
 
 def load_plan(path: Path, model: Model) -> Plan:

@@ -18,7 +18,7 @@ from toolchain.compress.groups import analyse
 from toolchain.compress.plan import save_plan
 from toolchain.compress.ranks import save_ranks
 from toolchain.explain.drift import drift_facts
-from toolchain.files import write_text
+from toolchain.files import write_json, write_text
 from toolchain.model import Model
 from toolchain.pipeline import facts
 from toolchain.pipeline.cutting import Cut, Start, ranked, started
@@ -128,5 +128,5 @@ def write(report: dict[str, Any], walk: Walk, first: Start, results: dict[str, P
     save_plan(walk.result.plan, results["plan"], force=True, made_of=made_of)
     written = [p for k, p in results.items() if not k.startswith("report") and p.exists()]
     report["files"] = {p.name: facts.size_and_hash(p)[1] for p in written}
-    write_text(results["report.json"], json.dumps(report, indent=1) + "\n")
+    write_json(results["report.json"], report)
     write_text(results["report.html"], render(report))

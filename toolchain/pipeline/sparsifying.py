@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -17,7 +16,7 @@ from toolchain.compress.weightless import Stay, weightless
 from toolchain.data import Samples
 from toolchain.errors import GateFailed
 from toolchain.evaluate import evaluate
-from toolchain.files import check_new, write_text
+from toolchain.files import check_new, write_json
 from toolchain.model import Model, save
 from toolchain.profile import macs, params
 from toolchain.verify import Proof, compare, probes
@@ -135,5 +134,5 @@ def deliver(chosen: Result, rows: list[dict[str, Any]], source: Model, about: di
         "stays": [asdict(s) for s in chosen.structured.stays],
         "proof": asdict(chosen.structured.proof),
     }
-    write_text(told, json.dumps(body, indent=1, allow_nan=False) + "\n")
+    write_json(told, body, allow_nan=False)
     return [sparse, dense, plan, told]

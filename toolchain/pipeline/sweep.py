@@ -6,7 +6,6 @@ Points of one-shot cuts share one ranking. With an iterative schedule each point
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from toolchain.errors import OutOfReach, UsageError
 from toolchain.explain.figure import Figure, Panels, Row, Series, Trade
 from toolchain.explain.plots import drawn
 from toolchain.explain.writing import as_csv
-from toolchain.files import check_new, write_atomic, write_text
+from toolchain.files import check_new, write_atomic, write_json, write_text
 from toolchain.gate.taking import runners_as_errors
 from toolchain.model import Model
 from toolchain.pipeline import facts
@@ -219,7 +218,7 @@ def figure_of(rows: Sequence[Mapping[str, Any]], quality: Mapping[str, str], abo
 def write(job: Job, body: dict[str, Any], figure: Figure | None) -> None:
     """sweep.json, sweep.csv and, where there is something to draw, sweep.svg and sweep.png."""
     rows: list[Row] = body["rows"]
-    write_text(job.out / "sweep.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    write_json(job.out / "sweep.json", body, ensure_ascii=False)
     write_text(job.out / "sweep.csv", as_csv(rows))
     for form, content in drawn(figure).items() if figure is not None else ():
         write_atomic(job.out / f"sweep.{form}", lambda file, content=content: file.write(content))

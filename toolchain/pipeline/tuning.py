@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from toolchain.evaluate import evaluate
 from toolchain.explain.findings import REMOVABLE, Finding, findings, removal, units_of
 from toolchain.explain.layers import Activation, hidden
 from toolchain.explain.occurrence import occurrences
-from toolchain.files import check_new, write_text
+from toolchain.files import check_new, write_json
 from toolchain.inference import reads
 from toolchain.model import Model, save
 from toolchain.ops.units import Ids
@@ -244,4 +243,4 @@ def write(tuned: Tuned, out: Path, settings: dict[str, Any], sets: Sequence[Samp
     }
     save(tuned.current, paths[0], force)
     save_plan(tuned.plan, paths[1], force)
-    write_text(paths[2], json.dumps(body, indent=1) + "\n")
+    write_json(paths[2], body)

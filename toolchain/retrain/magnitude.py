@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from toolchain.data import Samples
 from toolchain.errors import OutOfReach, UsageError
-from toolchain.files import write_text
+from toolchain.files import write_json
 from toolchain.model import Model, load, save
 from toolchain.ops.table import find
 from toolchain.retrain.augment import Augment
@@ -136,7 +136,7 @@ def rounds(
                 reset(model, kept), samples, validation, recipe,
                 teacher=teacher, checkpoint=checkpoint, augment=augment, progress=progress,
             )  # fmt: skip
-            write_text(folder / SERIES, json.dumps(about, indent=1) + "\n")
+            write_json(folder / SERIES, about)
             save(network, path)
             checkpoint.unlink()
         network = load(path)
