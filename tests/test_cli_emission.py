@@ -89,6 +89,8 @@ def mistakes(folder: Path) -> dict[str, tuple[list[object], int, str]]:
     """name -> (words, exit code, what stderr must say)."""
     power = helper.make_node("Pow", ["x", "p"], ["y"], name="steep")
     network(folder / "pow.onnx", power, p=np.array(1.7, np.float32))
+    huge = np.full((4, 4), 3e38, np.float32)
+    network(folder / "huge.onnx", helper.make_node("MatMul", ["x", "W"], ["y"]), W=huge)
     network(folder / "det.onnx", helper.make_node("Det", ["x"], ["y"], name="volume"), shape=("N", 3, 3))
     network(folder / "open.onnx", helper.make_node("Relu", ["x"], ["y"]), shape=("N", "length", 4))
     (folder / "bad.tflite").write_bytes(b"\x1c\0\0\0TFL3" + b"\xff" * 64)
@@ -102,6 +104,7 @@ def mistakes(folder: Path) -> dict[str, tuple[list[object], int, str]]:
         "no rule": ([*export, "det.onnx"], 4, "Det 'volume': has no TFLite rule"),
         "no kernel": ([*export, "pow.onnx", "--profile", "micro"], 4, "Pow 'steep': TFLite Micro has no POW"),
         "dynamic shape": ([*export, "open.onnx"], 2, "input 'x' is (?, ?, 4). Give --shape x:1"),
+        "overflow": ([*export, "huge.onnx"], 3, "answers samples with infinity or NaN"),
         "profile": ([*export, "pow.onnx", "--profile", "tiny"], 2, "--profile"),
         "exists": (["export", "--to", "tflite", "-o", "there", "pow.onnx"], 2, "exists. Use --force"),
         "no folder": (["export", "pow.onnx", "-o", "file/out"], 3, "cannot make the folder"),

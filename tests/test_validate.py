@@ -309,6 +309,7 @@ def test_data_in_the_folder_of_the_model_is_read(where: dict[str, Any], home: Pa
         ({"location": "w.bin", "offset": "four"}, "its data offset or length is no number"),
         ({"location": "w.bin", "offset": "1e3"}, "its data offset or length is no number"),
         ({"location": "w\0.bin"}, "refused"),
+        ({"location": "w" * 300}, "its data file cannot be read: File name too long"),
     ],
     ids=lambda v: str(v)[:40],
 )
@@ -405,6 +406,41 @@ def unasked(proto: onnx.ModelProto) -> None:
     proto.graph.node[1].device_configurations.add(configuration_id="none")
 
 
+def extended(*nodes: onnx.NodeProto, domain: str = "") -> onnx.ModelProto:
+    """The sound file with nodes between 'r' and 's', read in place of 'r'."""
+    proto = sound()
+    proto.graph.node[2].input[0] = "s"
+    for i, node in enumerate(nodes):
+        proto.graph.node.insert(2 + i, node)
+    if domain:
+        proto.opset_import.append(helper.make_opsetid(domain, 1))
+    return proto
+
+
+def branch(inner: onnx.NodeProto, made: str) -> onnx.GraphProto:
+    return helper.make_graph([inner], "branch", [], [helper.make_tensor_value_info(made, F, None)])
+
+
+def referring(proto: onnx.ModelProto) -> None:
+    proto.graph.node[0].attribute.append(
+        onnx.AttributeProto(name="transB", ref_attr_name="turned", type=onnx.AttributeProto.INT)
+    )
+
+
+def choosing(made: str) -> onnx.NodeProto:
+    inside = branch(helper.make_node("Relu", ["r"], ["t"]), made)
+    return helper.make_node("If", ["r"], ["s"], then_branch=inside, else_branch=inside)
+
+
+def narrow() -> onnx.ModelProto:
+    """A window of 2^31 - 1 positions over 5, which onnx's inference counts as -2^31 + 5 places."""
+    net = Net(1, x=(4, 5, 5))
+    net.head(net.pooled(net.relu(net.conv("x", 12))))
+    proto = net.proto()
+    proto.graph.node[0].attribute.append(helper.make_attribute("kernel_shape", [3, 2**31 - 1]))
+    return proto
+
+
 @pytest.mark.parametrize(
     ("proto", "kind", "message"),
     [
@@ -420,11 +456,24 @@ def unasked(proto: onnx.ModelProto) -> None:
             BadInput,
             "Relu 'b': is of the domain 'mars', which has no opset",
         ),
+        (
+            changed(lambda p: p.metadata_props.add(key="k", value="~~~~")).SerializeToString().replace(b"~~", b"\xe3~"),
+            BadInput,
+            "no text",
+        ),
+        (
+            changed(lambda p: p.graph.node[0].attribute.append(helper.make_attribute("transB", 1.5))),
+            BadInput,
+            "attribute 'transB' of Gemm 'a' is of kind FLOAT, not INT",
+        ),
+        (changed(referring), BadInput, "attribute 'transB' of Gemm 'a' is that of a function, and it stands in none"),
+        (extended(choosing("nobody")), BadInput, "output 'nobody' of the branch 'branch' is never made in it"),
+        (narrow(), BadInput, "makes a value with an axis of"),
     ],
-    ids=["no outputs", "sparse", "texts", "domain"],
+    ids=["no outputs", "sparse", "texts", "domain", "metadata", "kind", "reference", "unmade", "narrow"],
 )  # fmt: skip
 def test_what_only_a_mutant_says_is_refused_by_name(
-    proto: onnx.ModelProto, kind: type[JettisonError], message: str, tmp_path: Path
+    proto: onnx.ModelProto | bytes, kind: type[JettisonError], message: str, tmp_path: Path
 ) -> None:
     refused(written(tmp_path, proto), kind, message)
 
@@ -454,17 +503,6 @@ def test_an_ir_version_that_nobody_knows_is_unsupported(tmp_path: Path) -> None:
     refused(written(tmp_path, proto), Unsupported, "IR version 99 is newer than")
 
 
-def extended(*nodes: onnx.NodeProto, domain: str = "") -> onnx.ModelProto:
-    """The sound file with nodes between 'r' and 's', read in place of 'r'."""
-    proto = sound()
-    proto.graph.node[2].input[0] = "s"
-    for i, node in enumerate(nodes):
-        proto.graph.node.insert(2 + i, node)
-    if domain:
-        proto.opset_import.append(helper.make_opsetid(domain, 1))
-    return proto
-
-
 def test_a_custom_op_is_read_and_protects(tmp_path: Path) -> None:
     from toolchain.compress.groups import analyse
 
@@ -481,8 +519,17 @@ def test_an_unknown_standard_op_is_read_and_protects(tmp_path: Path) -> None:
     assert analyse(model).why("W", 1) == "Relux 'm' has no channel rule"
 
 
-def branch(inner: onnx.NodeProto, made: str) -> onnx.GraphProto:
-    return helper.make_graph([inner], "branch", [], [helper.make_tensor_value_info(made, F, None)])
+def test_what_comes_after_a_custom_op_has_no_shape_and_is_protected(tmp_path: Path) -> None:
+    """A reduction, which has to know how many axes there are."""
+    from toolchain.compress.groups import analyse
+
+    proto = extended(helper.make_node("Relux", ["r"], ["q"]), helper.make_node("ReduceL1", ["q"], ["s"], name="sum"))
+    channels = analyse(load(written(tmp_path, proto)))
+    assert not channels.groups and channels.why("V", 0) is not None
+
+
+def test_a_cast_to_no_type_is_refused(tmp_path: Path) -> None:
+    refused(written(tmp_path, extended(helper.make_node("Cast", ["r"], ["s"], name="c", to=0))), BadInput, "Cast 'c'")
 
 
 def nested(depth: int) -> onnx.NodeProto:

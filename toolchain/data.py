@@ -115,7 +115,7 @@ def from_npz(path: Path, model: Model) -> Samples:
             "Name arrays like the model's inputs, or x",
         )
     inputs = {n: as_float(arrays[n], n, path) for n in names}
-    named = tuple(str(c) for c in classes) if classes is not None else ()
+    named = () if classes is None else as_names(classes, path)
     objects = None if masks is None else as_masks(masks, inputs[names[0]], path)
     return Samples(path.name, inputs, labels, named, masks=objects)
 
@@ -128,6 +128,14 @@ def as_float(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float32]:
     if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
         raise BadInput(f"array '{name}' has NaN or infinity", str(path))
     return array
+
+
+def as_names(classes: NDArray[Any], path: Path) -> tuple[str, ...]:
+    """The names of classes; raises BadInput for what is no row of texts or whole numbers."""
+    if classes.ndim != 1 or classes.dtype.kind not in "USiu":
+        what = f"array 'classes' is {classes.dtype} of shape {list(classes.shape)}, a row of names is needed"
+        raise BadInput(what, str(path))
+    return tuple(str(c) for c in classes)
 
 
 def as_masks(masks: NDArray[Any], images: NDArray[np.float32], path: Path) -> NDArray[np.bool_]:

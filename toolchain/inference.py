@@ -65,8 +65,11 @@ def infer(
     for node in graph:
         took = read(node, [None if v is None else known.get(v, Known(v.dtype, None)) for v in node.inputs])
         made = outputs_of(node, took)
-        if any(max(k.shape or (0,)) > LARGEST_AXIS for k in made if k.shape is not None):
+        sizes = [size for k in made for size in k.shape or ()]
+        if max(sizes, default=0) > LARGEST_AXIS:
             raise Uninferable(f"{where(node)} makes a value with an axis longer than {LARGEST_AXIS:,}")
+        if min(sizes, default=0) < 0:  # a window larger than what it slides over
+            raise Uninferable(f"{where(node)} makes a value with an axis of {min(sizes):,} positions")
         known |= zip(node.outputs, made, strict=False)
         grown += growth(node, took, made) if any(k.array is not None for k in made) else 0
         check_growth(node, grown)
@@ -226,8 +229,8 @@ def cached_inference(
     opsets = [onnx.helper.make_opsetid("", version)]
     try:
         answer = onnx.shape_inference.infer_node_outputs(schema, node, input_types, data, opset_imports=opsets)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
-        return str(error).strip().splitlines()[-1]
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
+        return str(error).strip().splitlines()[-1]  # ValueError: of a Cast to a type that there is none of
     found: list[tuple[int, tuple[int, ...]] | None] = []
     for i in range(outputs):
         kind = answer.get(f"y{i}")

@@ -13,11 +13,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from toolchain.errors import BadInput
 from toolchain.model import Model
 from toolchain.onnx_file import varint, without_graph
 from toolchain.ops import activation, arithmetic, normalisation
-from toolchain.ops.table import MALFORMED, Shape, dims, find, where
+from toolchain.ops.table import Shape, asking, dims, find, is_sized
 
 ALIGNMENT = 16  # bytes, as in TensorFlow Lite Micro
 ELEMENTWISE = (activation.same, arithmetic.broadcast, normalisation.batchnorm_channels)  # rules of ops of each element
@@ -71,11 +70,8 @@ def macs(model: Model, shape: Shape = dims) -> int:
 def node_macs(node: ir.Node, shape: Shape) -> int:
     """Multiply-accumulates of one node."""
     entry = find(node)
-    known = all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs))
-    try:
-        return entry.macs(node, shape) if entry is not None and entry.macs is not None and known else 0
-    except MALFORMED as error:
-        raise BadInput(f"{where(node)} contradicts what it reads: {error or type(error).__name__}") from error
+    with asking(node):
+        return entry.macs(node, shape) if entry is not None and entry.macs is not None and is_sized(node) else 0
 
 
 def layer(node: ir.Node, shape: Shape, counted: set[ir.Value]) -> Layer:

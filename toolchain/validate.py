@@ -7,6 +7,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError
 from toolchain.errors import BadInput, Unsupported
 from toolchain.files import read_bytes
 
+STANDARD = ("", "ai.onnx")  # names of onnx's own domain
 DEEPEST = 16  # branches within branches within branches …
 LOOKS = (  # first bytes of what people hand in instead
     (b"PK\x03\x04", "a zip archive (perhaps a .pt file: pickles run code; export to ONNX first)"),
@@ -46,7 +48,11 @@ def read_proto(path: Path) -> tuple[onnx.ModelProto, str]:
         raise BadInput("not an ONNX model: it has no graph", str(path))
     for tensor in tensors_of(proto, path):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            load_external(tensor, path)
+            try:
+                load_external(tensor, path)
+            except OSError as error:
+                told = f"its data file cannot be read: {error.strerror or error}"
+                raise BadInput(told, f"{path}: tensor '{tensor.name}'") from error
     return proto, hashlib.sha256(raw).hexdigest()
 
 
@@ -109,6 +115,7 @@ def load_external(tensor: onnx.TensorProto, path: Path) -> None:
 def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     """Tensors hold what they say, values are made once and before they are used; unsorted nodes are sorted."""
     graph = proto.graph
+    check_texts(proto, path)
     check_nodes(proto, path)
     if not graph.output:
         raise BadInput("the graph has no output", str(path))
@@ -132,17 +139,38 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
             raise BadInput(f"output '{output.name}' is never made", str(path))
 
 
+def check_texts(proto: onnx.ModelProto, path: Path) -> None:
+    """What is said about the model is text: a damaged byte would come to light when it is written again."""
+    said = [proto.producer_name, proto.producer_version, proto.domain, proto.doc_string, proto.graph.doc_string]
+    said += [text for p in (*proto.metadata_props, *proto.graph.metadata_props) for text in (p.key, p.value)]
+    if not all(isinstance(text, str) for text in said):  # protobuf hands out what is no UTF-8 as bytes
+        raise BadInput("what it says about itself is no text: it is damaged", str(path))
+
+
 def check_nodes(proto: onnx.ModelProto, path: Path) -> None:
     """Every node, those of branches and functions too, can be read, and its domain has an opset."""
-    known = {o.domain for o in proto.opset_import} | {"", "ai.onnx"}
+    opsets = {o.domain: o.version for o in proto.opset_import}
     for node in proto.graph.node:
-        if node.domain not in known:
+        if node.domain not in {*opsets, *STANDARD}:
             where = f"{path}: {node.op_type} '{node.name}'"
             raise BadInput(f"is of the domain '{node.domain}', which has no opset", where)
-    for owner in (proto.graph, *branches(proto.graph.node, path, 1), *proto.functions):
-        for node in owner.node:
-            check_node(node, path)
+    for owner, imports in ((proto.graph, proto.opset_import), *((f, f.opset_import) for f in proto.functions)):
+        inner = [*branches(owner.node, path, 1)]
+        for graph in inner:
+            check_outputs(graph, path)
+        opset = next((o.version for o in imports if o.domain in STANDARD), 0)
+        for node in (n for part in (owner, *inner) for n in part.node):
+            check_node(node, opset, isinstance(owner, onnx.FunctionProto), path)
             node.ClearField("device_configurations")  # on which of several devices it ran: nothing here reads it
+
+
+def check_outputs(branch: onnx.GraphProto, path: Path) -> None:
+    """What a branch ends in is made in it."""
+    made = {o for n in branch.node for o in n.output} | {t.name for t in branch.initializer}
+    made |= {v.name for v in branch.input}
+    for output in branch.output:
+        if output.name not in made - {""}:
+            raise BadInput(f"output '{output.name}' of the branch '{branch.name}' is never made in it", str(path))
 
 
 def given_names(graph: onnx.GraphProto, path: Path) -> set[str]:
@@ -158,20 +186,37 @@ def given_names(graph: onnx.GraphProto, path: Path) -> set[str]:
     return {i.name for i in graph.input} | set(held) | {""}
 
 
-def check_node(node: onnx.NodeProto, path: Path) -> None:
-    """Names are text, attributes are of a kind, and it makes something."""
+def check_node(node: onnx.NodeProto, opset: int, in_function: bool, path: Path) -> None:
+    """Names are text, attributes are of the kind that onnx knows, and it makes something."""
     names = (node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute))
     if not all(isinstance(n, str) for n in names):  # protobuf hands out what is no UTF-8 as bytes
         raise BadInput(f"a name at {node.op_type!r} {node.name!r} is no text", str(path))
     if not any(node.output):
         raise BadInput(f"{node.op_type} '{node.name}' makes nothing", str(path))
+    known = kinds(node.op_type, opset) if node.domain in STANDARD else {}
     for attribute in node.attribute:
+        who = f"attribute '{attribute.name}' of {node.op_type} '{node.name}'"
+        if attribute.ref_attr_name and not in_function:
+            raise BadInput(f"{who} is that of a function, and it stands in none", str(path))
         if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
-            raise BadInput(f"attribute '{attribute.name}' of {node.op_type} '{node.name}' has no type", str(path))
+            raise BadInput(f"{who} has no type", str(path))
         if attribute.type in (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS):
             raise Unsupported(
                 f"{node.op_type} '{node.name}' holds a sparse tensor", str(path), "Store it as a dense one"
             )
+        if attribute.type != (wanted := known.get(attribute.name, attribute.type)):
+            given, needed = (onnx.AttributeProto.AttributeType.Name(t) for t in (attribute.type, wanted))
+            raise BadInput(f"{who} is of kind {given}, not {needed}", str(path))
+
+
+@lru_cache(maxsize=1 << 12)
+def kinds(op_type: str, opset: int) -> dict[str, int]:
+    """{attribute of a standard op: its kind}; empty for an op that this opset has not."""
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return {}
+    return {n: a.type.value for n, a in schema.attributes.items()}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def sorted_nodes(graph: onnx.GraphProto, given: set[str], path: Path) -> list[onnx.NodeProto]:

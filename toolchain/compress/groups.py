@@ -11,11 +11,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.compress.choices import chosen
-from toolchain.errors import BadInput, UsageError, nearest
+from toolchain.errors import UsageError, nearest
 from toolchain.inference import reads
 from toolchain.model import Model
 from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
-from toolchain.ops.table import MALFORMED, dims, find, where
+from toolchain.ops.table import asking, dims, find, is_sized, operand, where
 from toolchain.ops.units import Axis, Ids, Labels, Units
 
 
@@ -116,12 +116,9 @@ def label(graph: ir.Graph, approximate: bool = False) -> Units:
     for node in graph:
         units.touched.clear()
         entry = find(node)
-        known = all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs))
-        if entry is not None and entry.channels is not None and known:
-            try:
+        if entry is not None and entry.channels is not None and is_sized(node):
+            with asking(node):
                 entry.channels(node, units)
-            except MALFORMED as error:
-                raise BadInput(f"{where(node)} contradicts what it reads: {error or type(error).__name__}") from error
             because = f"{where(node)} does not pass this axis"
             if not approximate and entry.norm is not None and entry.norm(node) is not None:
                 because = f"{where(node)} takes its statistics over this axis (--allow-approximate removes it)"
@@ -224,10 +221,11 @@ def contractions(graph: ir.Graph, of_parameters: bool = False) -> list[Axis]:
 def contracted(node: ir.Node) -> Iterator[tuple[int, Axis]]:
     """(input, (value, axis)) of all that a node sums away."""
     entry = find(node)
-    for i, axis in entry.contracts(node) if entry is not None and entry.contracts is not None else ():
-        value = node.inputs[i]
-        if value is not None and value.shape is not None:
-            yield i, (value, axis % len(value.shape))
+    if entry is None or entry.contracts is None or not is_sized(node):
+        return
+    with asking(node):
+        found = [(i, (operand(node, i), axis % len(dims(node.inputs[i])))) for i, axis in entry.contracts(node)]
+    yield from found
 
 
 def carrying(read: list[Axis], labels: Labels, owner: Ids) -> dict[int, list[tuple[str, int]]]:

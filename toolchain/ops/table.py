@@ -6,7 +6,8 @@ gradients there, lite None refuses emission; each with the op's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from toolchain.errors import BadInput
 from toolchain.ops.units import Units
 
 if TYPE_CHECKING:
@@ -160,8 +162,22 @@ def numbers(node: ir.Node, inputs: Sequence[Any], i: int) -> list[int]:
     return (inputs[i] if told is None else told).tolist()
 
 
+def is_sized(node: ir.Node) -> bool:
+    """Whether every value that a node reads or makes has a known shape: no rule can be asked before."""
+    return all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs))
+
+
 # what a rule trips over in a node that onnx's own inference lets pass: starts without an axis, an input left out
 MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@contextmanager
+def asking(node: ir.Node) -> Iterator[None]:
+    """Around a rule of the op: raises BadInput, with the node, where it trips over what the node says."""
+    try:
+        yield
+    except MALFORMED as error:
+        raise BadInput(f"{where(node)} contradicts what it reads: {error or type(error).__name__}") from error
 
 
 def where(node: ir.Node) -> str:

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from targets.measure import Measurement, measure_side_by_side
 from toolchain import emit
 from toolchain.compress.budget import Term, parse_budget
 from toolchain.compress.plan import Plan
 from toolchain.emit import EmissionCheck
+from toolchain.emit.run import onnx_outputs
+from toolchain.errors import BadInput
 from toolchain.gate.taking import runners_as_errors
 from toolchain.model import Model, load, said_in, save
 from toolchain.pipeline.job import Job
 from toolchain.pipeline.latency import on_target, told
 from toolchain.pipeline.schedule import Judge, Walk
 from toolchain.pipeline.telling import metadata
-from toolchain.session import run, session
 from toolchain.verify import Proof, compare, probes
 
 CHECK_SAMPLES = 64
@@ -29,10 +32,11 @@ LEAST_SLACK = {"measured": 0.05, "counted": 0.005}
 def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionCheck]:
     """Write the asked-for files and compare each, as it lies on disk, with onnxruntime on the graph in memory."""
     samples = dict(job.sets[0].balanced(CHECK_SAMPLES, job.seed).inputs) if job.sets else probes(final)
-    once = range(1 if final.batch == "free" else int(final.batch))
-    first = {k: x.take(once, axis=0, mode="wrap") for k, x in samples.items()}
-    run(session(final.ir, job.threads), first)  # what cannot run or be said leaves no file
+    answers = onnx_outputs(final, samples, job.threads)  # what cannot run or be said leaves no file
     lite = emit.to_tflite(final, metadata(final, job.sets), profile=job.profile) if "tflite" in job.formats else None
+    if not all(np.isfinite(y).all() for y in answers.values() if y.dtype.kind == "f"):
+        what = "its weights overflow, or it needs real samples" if not job.sets else "its weights or samples overflow"
+        raise BadInput(f"answers samples with infinity or NaN: {what}", str(job.model), "Give samples with --data")
     rows = []
     if "onnx" in job.formats:
         path = results["onnx"]
