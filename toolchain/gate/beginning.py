@@ -30,7 +30,7 @@ path = {path}{shapes}
 # align = "auto"                    # widths are multiples of 8
 # keep = ["*/head/*"]               # groups to leave alone, by their names in: jettison groups
 
-[[budget]]                          # today's figures and {head_room:g} % more; for another file another, with model = "…"
+[[budget]]                          # today's figures and {head_room:g} % more; other files: more of these, with model
 {budgets}
 # instructions = {{ max = "40 M", target = "qemu-a53" }}   # of an inference; first: jettison targets setup qemu-a53
 # latency = {{ max = "25 ms", target = "local", stat = "p50", tolerance = "15%", repeats = 5 }}   # of this computer
