@@ -337,7 +337,7 @@ def goes_on(name: str, save: Save) -> bool:
 
 
 def walk(save: Save, work: Path, due: Expected, every: int = 1) -> Walked:
-    """Kill the command at every point; run it again after each `every`-th: it has to end as if it had not been killed."""
+    """Kill the command at every point; run again after each `every`-th, which has to end as if nothing had been."""
     folder = work / "out"
     in_place = tuple(p for p in due.points if p.startswith("open ") and p.removeprefix("open ") in due.new)
     lost, left = list[str](), list[str]()

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
+from targets.locks import scratch
 from targets.measure import RunnerError
 
 SUITE = "bookworm"  # has Python 3.11, for which all runtimes have wheels
@@ -99,9 +99,9 @@ def package(asked: str, options: Sequence[str], folder: Path) -> Path:
     if asked.startswith("linux-image-"):
         listed = command(["apt-cache", *options, "depends", asked], folder, f"Debian has no {asked}")
         (name,) = re.findall(r"Depends: (linux-image-\S+)", listed)
-    with TemporaryDirectory(dir=folder) as partial:
-        command(["apt-get", *options, "-q", "download", name], Path(partial), f"cannot fetch {name}")
-        (file,) = Path(partial).iterdir()
+    with scratch(folder) as partial:
+        command(["apt-get", *options, "-q", "download", name], partial, f"cannot fetch {name}")
+        (file,) = partial.iterdir()
         return file.replace(folder / file.name)
 
 
@@ -110,8 +110,7 @@ def private_apt(debian: str) -> Iterator[list[str]]:
     """Options that make apt work in a folder of its own, for another architecture; its proxies stay as configured."""
     if not KEYRING.is_file():
         raise RunnerError(f"{KEYRING} is missing. Install it with: apt-get install debian-archive-keyring")
-    with TemporaryDirectory(prefix="jettison-apt-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         for part in ("state/lists/partial", "cache/archives/partial"):
             (folder / part).mkdir(parents=True)
         (folder / "state/status").touch()
@@ -149,10 +148,10 @@ def wheels(tag: str, names: Sequence[str], folder: Path, progress: Callable[[str
     for asked in wanted.values():
         if asked not in files:
             progress(f"fetching {asked}")
-            with TemporaryDirectory(dir=folder) as partial:
-                words = [sys.executable, "-m", "pip", "download", "-q", *target, *platforms, "-d", partial, asked]
+            with scratch(folder) as partial:
+                words = [sys.executable, "-m", "pip", "download", "-q", *target, *platforms, "-d", str(partial), asked]
                 command(words, folder, f"the package index has no {asked} for {tag}, or does not answer")
-                (file,) = Path(partial).iterdir()
+                (file,) = partial.iterdir()
                 files[asked] = file.replace(folder / file.name)
             keep(folder, files)
     return [files[asked] for asked in wanted.values()]

@@ -14,10 +14,10 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from targets import fetching, newc
 from targets.fetching import command, missing, sha256
+from targets.locks import scratch
 from targets.measure import RunnerError
 
 PYTHON = "usr/bin/python3.11"
@@ -196,10 +196,10 @@ def pack(folder: Path, package: Path, progress: Callable[[str], None]) -> None:
     The initramfs has no host key and lets nobody in: a run appends both (`newc` archives may follow one another).
     """
     progress("packing the initramfs")
-    with TemporaryDirectory(dir=folder) as name:
-        command(["dpkg-deb", "--extract", str(package), name], folder, f"cannot unpack {package.name}")
-        (image,) = Path(name).glob("boot/vmlinuz-*")
-        found = {path.stem: path for path in Path(name).glob("lib/modules/**/*.ko")}
+    with scratch(folder) as partial:
+        command(["dpkg-deb", "--extract", str(package), str(partial)], folder, f"cannot unpack {package.name}")
+        (image,) = partial.glob("boot/vmlinuz-*")
+        found = {path.stem: path for path in partial.glob("lib/modules/**/*.ko")}
         absent = [module for module in MODULES if module not in found]
         if absent:
             raise RunnerError(f"{package.name} has no module {absent[0]}: jettison does not know this kernel")
