@@ -31,6 +31,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks import standins
+from targets.locks import swept
+
 OLD = b"the file that was there before"
 DATA = ("--data", "../in/samples.npz")
 BUDGET = ("--budget", "params<=40%")
@@ -49,14 +52,18 @@ class Save:
 
     needs    a package that may not be installed
     goes_on  globs of files from which a run that could not write goes on
-    often    {variable of a module: value} with which so short a run keeps what it has as often as a long one
+    given    {variable of a module: value}, so that a short run keeps what it has as often as a long one
+    outside  {environment variable: value}, in which {work} is the folder above
+    refusal  exit code of a run that cannot write
     """
 
     words: tuple[str, ...]
     results: tuple[str, ...]
     needs: str = ""
     goes_on: tuple[str, ...] = ()
-    often: Mapping[str, float] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    refusal: int = 3
 
 
 SAVES = {
@@ -74,7 +81,7 @@ SAVES = {
         ("rank", "../in/model.onnx", *DATA, *QUICK, "--layers", "dense1", "-o", "ranks.npz"),
         ("ranks.npz",),
         goes_on=("ranks.npz.partial/cut*.npz",),
-        often={
+        given={
             "toolchain.compress.chunks.MOST_SAMPLES": 2,
             "toolchain.compress.chunks.LEAST_ROWS": 1,
             "toolchain.compress.chunks.SAVED_EVERY": 0,
@@ -139,6 +146,19 @@ SAVES = {
         ("figures.json", "index.html"),
     ),
     "report": Save(("report", "."), ("report.html",)),
+    "targets": Save(
+        ("targets", "setup", "qemu-user-a53"),
+        (),
+        goes_on=("jettison/boards/*",),
+        given={"targets.rootfs.ARCHITECTURES": standins.BOARD, "targets.fetching.KEYRING": Path("../in/keyring.gpg")},
+        outside={
+            "XDG_CACHE_HOME": "{work}/out",
+            "PATH": f"{{work}}/in/bin:{os.environ['PATH']}",
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": "{work}/in/wheels",
+        },
+        refusal=6,
+    ),
 }  # fmt: skip
 
 
@@ -218,7 +238,10 @@ def run(save: Save, folder: Path, at: int = 0, before: Callable[[], object] | No
             os.dup2(into, 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.chdir(folder)
-            for variable, value in save.often.items():
+            os.environ.update({name: value.format(work=folder.parent) for name, value in save.outside.items()})
+            os.environ["TMPDIR"] = str(folder.parent / "tmp")
+            tempfile.tempdir = None  # read it again
+            for variable, value in save.given.items():
                 module, _, name = variable.rpartition(".")
                 setattr(import_module(module), name, value)
             if before is None:
@@ -258,13 +281,16 @@ class Walked:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file of a folder, and what lies beside it where temporary files go."""
+    found = [p for place in (folder, folder.parent / "tmp") for p in sorted(place.rglob("*"))]
+    return {os.path.relpath(p, folder): p.read_bytes() for p in found if p.is_file()}
 
 
 def renewed(folder: Path, save: Save) -> None:
     """The folder as it is before a run: old files of the results, and nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
+    for place in (folder, folder.parent / "tmp"):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
     for name in save.results:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(OLD)
@@ -350,6 +376,7 @@ def walk(save: Save, work: Path, due: Expected, every: int = 1) -> Walked:
         lost += [f"{n} at {point}" for n in neither(contents(folder), due, save)]
         if at % every == 0:
             again = run(save, folder)
+            swept(work / "tmp")  # as whichever run needs a temporary folder next does
             found = contents(folder)
             lost += [f"{n} in the run after {point}" for n in unequal(found, due)]
             lost += [f"exit {again.code} after {point}: {again.said}"] if again.code else []
@@ -358,10 +385,10 @@ def walk(save: Save, work: Path, due: Expected, every: int = 1) -> Walked:
 
 
 def refused(save: Save, work: Path, due: Expected, ended: Ended) -> list[str]:
-    """What is wrong with a run that could not write: one line, exit 3, no file that is neither old nor new."""
+    """What is wrong with a run that could not write: one line, its exit code, no file that is neither old nor new."""
     found = contents(work / "out")
     lines = [line for line in ended.said.splitlines() if not line.startswith("jettison: warning")]
-    wrong = [] if ended.code == 3 else [f"exit {ended.code}"]
+    wrong = [] if ended.code == save.refusal else [f"exit {ended.code}"]
     wrong += [] if len(lines) == 1 else [f"{len(lines)} lines"]
     return (
         wrong
@@ -373,7 +400,7 @@ def refused(save: Save, work: Path, due: Expected, ended: Ended) -> list[str]:
 def full(save: Save, work: Path, due: Expected) -> dict[str, list[str]]:
     """{kind of full disk: what is wrong}: files that may not grow, a small disk that fills, one that is read-only."""
     folder = work / "out"
-    largest = max(len(due.new[n]) for n in save.results)
+    largest = max(len(due.new[n]) for n in save.results or due.new)
     tried = {}
     for limit in sorted({1, largest // 2, largest - 1}):
         renewed(folder, save)
@@ -441,8 +468,9 @@ def prepared(work: Path) -> None:
     from toolchain.shipped import triangles_squares_path
     from toolchain.synthetic import triangles_squares
 
-    (work / "in").mkdir()
-    (work / "out").mkdir()
+    for name in ("in", "out", "tmp"):
+        (work / name).mkdir()
+    standins.made(work / "in")
     shutil.copy(triangles_squares_path(), work / "in/model.onnx")
     x, y = triangles_squares(8, seed=5)
     np.savez(work / "in/samples.npz", x=x, y=y, classes=np.array(["triangle", "square"]))

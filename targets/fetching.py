@@ -79,7 +79,8 @@ def keep(folder: Path, files: Mapping[str, Path]) -> None:
 def packages(debian: str, wanted: Sequence[str], folder: Path, progress: Callable[[str], None]) -> dict[str, Path]:
     """{package: .deb in `folder`} for Debian's architecture `debian`; of a meta package the first it depends on."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {asked: path for asked, path in kept(folder).items() if asked in wanted}
+    there = kept(folder)
+    files = {asked: there[asked] for asked in wanted if asked in there}
     if len(files) == len(wanted):
         return files
     with private_apt(debian) as options:
@@ -90,7 +91,7 @@ def packages(debian: str, wanted: Sequence[str], folder: Path, progress: Callabl
                 progress(f"fetching {asked}")
                 files[asked] = package(asked, options, folder)
                 keep(folder, files)
-    return files
+    return {asked: files[asked] for asked in wanted}
 
 
 def package(asked: str, options: Sequence[str], folder: Path) -> Path:
