@@ -73,7 +73,9 @@ def main() -> None:
 
 
 def unexpected(error: Exception, debug: bool) -> int:
-    """A disk that is full or read-only, whoever was writing; everything else is our bug."""
+    """A disk that is full or read-only, whoever was writing, and a path that none has; all else is our bug."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return complain(f"{error.filename}: the path is too long", 3)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         where = error.filename or "a temporary file or the output"
         return complain(f"cannot write {where}: {error.strerror}. Make room, or set TMPDIR to another disk", 3)
