@@ -40,7 +40,10 @@ def keys(command: click.Command) -> dict[str, str]:
 
 
 def defaults(context: click.Context) -> dict[str, dict[str, Any]]:
-    """click's default map for the command that a group is about to call; raises UsageError for a file with mistakes."""
+    """click's default map for the command that a group is about to call; raises UsageError for a file with mistakes.
+
+    The names of classes, which no parameter is, come into the context's object.
+    """
     name, group = context.invoked_subcommand, context.command
     command = group.commands.get(name or "") if isinstance(group, click.Group) else None
     wanted = {} if command is None else keys(command)
@@ -52,7 +55,10 @@ def defaults(context: click.Context) -> dict[str, dict[str, Any]]:
     if path is None and not Path(NAME).exists() and not Path("pyproject.toml").exists():
         return {}
     file = read_config(path)
-    known = {} if file is None else values(file)
+    if file is None:
+        return {}
+    context.obj["classes"] = file.config.model.classes
+    known = values(file)
     several = {p.name for p in command.params if p.nargs < 0 or getattr(p, "multiple", False)}
     given = {name: known[key] for name, key in wanted.items() if known.get(key)}
     return {name: {n: [v] if n in several and isinstance(v, str) else v for n, v in given.items()}}
