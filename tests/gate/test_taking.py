@@ -101,6 +101,22 @@ def test_no_network_passes_on_one_day_and_fails_on_another(
     assert statuses != {"passed", "failed"}
 
 
+def test_one_inference_of_any_repeat_within_the_limit_is_enough_to_leave_it_undecided(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the repeat with the best median is not the one with the fastest inference."""
+    clock.milliseconds = [13, 13.01, 13.02, 13.03]
+    noises = iter([0.01, 0.01, 0.3, 0.01])
+
+    def measured(*words: Any) -> list[Any]:
+        clock.noise = next(noises)
+        return clock(*words)
+
+    monkeypatch.setattr(targets.runners, "measure_on", measured)
+    (verdict,) = ran(tmp_path, LATENCY).verdicts
+    assert verdict.status == "undecided"
+
+
 def test_a_single_measurement_is_undecided_within_its_own_noise(clock: Clock, tmp_path: Path) -> None:
     clock.milliseconds, clock.noise, clock.is_throttled = [14], 0.2, True
     checked = ran(tmp_path, LATENCY.replace("repeats = 4", "repeats = 1"))

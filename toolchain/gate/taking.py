@@ -2,8 +2,8 @@
 
 Whatever else runs on a computer makes a model slower, never faster. So latency is measured again until one measurement
 is within its limit, `repeats` times at most, and the best one counts. A repetition may come down by as much as the best
-one's median is above its fastest inference, or as the two best are apart, whichever is more; only a limit that is below
-that too has failed.
+median is above the fastest inference of all, or as the two best are apart, whichever is more; only a limit that is
+below that too has failed. What slows every inference of all repeats alike cannot be told from a slow model.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def latency(limit: Limit, subject: Subject, file: ConfigFile) -> Figure:
     best, *others = sorted(tries, key=lambda m: getattr(m.ns, asked.stat))
     value = getattr(best.ns, asked.stat)
     falls = [
-        1 - best.ns.min / max(best.ns.p50, 1),
+        1 - min(m.ns.min for m in tries) / max(best.ns.p50, 1),
         *(getattr(m.ns, asked.stat) / max(value, 1) - 1 for m in others[:1]),
     ]
     times = f", the best of {len(tries)} times" if others else ""
