@@ -131,7 +131,7 @@ def called(monkeypatch: pytest.MonkeyPatch, words: str, *more: str) -> dict[str,
     monkeypatch.setattr(command, "callback", lambda *_, **parameters: seen.update(parameters))
     required = [w for p in command.params for w in REQUIRED.get(str(p.name), ()) if p.required]
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
-    following = ["dense", "cut"] if len(arguments) > 1 else []
+    following = ["m.onnx", "cut"] if len(arguments) > 1 else []
     line = [*words.split(), *following, *required, *more]
     cli.main(line, prog_name="jettison", standalone_mode=False, obj={"arguments": line})
     return seen
@@ -198,6 +198,14 @@ def test_a_model_on_the_command_line_goes_before_that_of_the_file(
     (tmp_path / "jettison.toml").write_text(FULL)
     seen = called(monkeypatch, words, "other.onnx")
     assert Path("other.onnx") in (seen.get("model"), *seen.get("models", ()))
+
+
+@pytest.mark.parametrize("words", [w for w in CONFIGURED if {"model", "shapes"} <= {*set_by_file(w)}])
+def test_shapes_of_the_file_are_of_its_own_model(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jettison.toml").write_text(FULL)
+    for model, shapes in (("other.onnx", ()), (str(tmp_path / "m.onnx"), GIVEN["shapes"])):
+        assert called(monkeypatch, words, model)["shapes"] == shapes
 
 
 @pytest.mark.parametrize("words", APART)

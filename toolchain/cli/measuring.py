@@ -31,7 +31,7 @@ def parse_tolerance(context: click.Context, option: click.Parameter, text: str) 
 
 
 @cli.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), is_eager=True)
 @click.option("--runtime", type=click.Choice(["ort", "litert", "tflite"]), help="By the file's kind if not given.")
 @click.option(
     "--target",

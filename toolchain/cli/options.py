@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolchain.cli.configured import own_shapes
 from toolchain.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
     from toolchain.model import Model
 
 SKIP_BAD = f"{__name__}.skip_bad"  # where click's context keeps it
-MODEL = click.argument("model", type=click.Path(path_type=Path))
+MODEL = click.argument("model", type=click.Path(path_type=Path), is_eager=True)
 FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table", help="How to print."
 )
 FORCE = click.option("--force", is_flag=True, help="Replace files that exist.")
 SHAPE = click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input that the file leaves open."
-)
+    "--shape", "shapes", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input that the file leaves open.",
+    callback=own_shapes,
+)  # fmt: skip
 SEED = click.option("--seed", default=0, show_default=True, help="Of everything random.")
 THREADS = click.option("--threads", default=1, show_default=True, help="Threads of the runtimes.")
 PROFILE = click.option(
