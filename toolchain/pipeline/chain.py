@@ -16,10 +16,9 @@ from toolchain.arrays import DAMAGED, read_arrays
 from toolchain.compress.surgery import digest
 from toolchain.errors import BadInput
 from toolchain.model import Model, load
-from toolchain.pipeline.telling import OWN
+from toolchain.provenance import KEYS, told
 from toolchain.validate import read_bytes
 
-ONNX = {"tool": "jettison.version", "source_sha256": "jettison.source_sha256", **OWN}
 EMITTED = (".tflite", ".onnx")
 
 
@@ -152,7 +151,7 @@ def plan(path: Path) -> Artefact:
         removed = {str(g["name"]): sorted({int(i) for i in g["removed"]}) for g in found.told["groups"]}
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadInput("is no plan.json of jettison", str(path), "Make one with jettison prune --plan-out") from error
-    return Artefact(path, found.sha256, found.told, digest(removed) if any(removed.values()) else "")
+    return Artefact(path, found.sha256, found.told, digest(removed))
 
 
 def network(path: Path) -> Artefact:
@@ -161,8 +160,7 @@ def network(path: Path) -> Artefact:
         raw = read_bytes(path, "a model")
         return Artefact(path, sha256(raw).hexdigest(), lite_metadata(raw, path))
     model = load(path)
-    told = model.ir.metadata_props
-    return Artefact(path, model.sha256, {k: told[own] for k, own in ONNX.items() if own in told})
+    return Artefact(path, model.sha256, told(model.ir.metadata_props))
 
 
 def lite_metadata(raw: bytes, path: Path) -> dict[str, str]:
@@ -174,6 +172,6 @@ def lite_metadata(raw: bytes, path: Path) -> dict[str, str]:
     try:
         file = opened(raw)
         entries = {m.name.decode(): file.buffers[m.buffer].bytes for m in file.metadata or ()}
-        return {k: bytes(v).decode() for k, v in entries.items() if v is not None and k in ONNX}
+        return {k: bytes(v).decode() for k, v in entries.items() if v is not None and k in KEYS}
     except (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise BadInput("is no sound TFLite file", str(path)) from error

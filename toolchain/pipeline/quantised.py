@@ -21,6 +21,7 @@ from toolchain.files import write_atomic
 from toolchain.model import Model
 from toolchain.pipeline.job import Job
 from toolchain.pipeline.telling import metadata
+from toolchain.provenance import signed
 from toolchain.verify import probes
 
 CALIBRATION = 512  # samples at most, balanced over classes
@@ -68,12 +69,13 @@ def quantised(asked: Asked, model: Model) -> list[Json]:
     calibration = None if asked.calibration is None else asked.calibration.balanced(CALIBRATION, asked.seed)
     sets = asked.sets or (Samples("seeded noise", probes(model), None),)
     reference = [onnx_outputs(model, s.inputs, asked.threads) for s in sets]
-    told = metadata(model, (*asked.sets, *filter(None, [asked.calibration])))
+    known = (*asked.sets, *filter(None, [asked.calibration]))
     rows = []
     for form, path in asked.files.items():
         used = calibration if form != "tflite-float16" else None
         inputs = None if used is None else used.inputs
-        made = quantise(model, form, inputs, sets[0].inputs, told, asked.threads, profile=asked.profile)
+        told, whole = metadata(model, known, form), signed(model, form=form)
+        made = quantise(whole, form, inputs, sets[0].inputs, told, asked.threads, profile=asked.profile)
         judged = judgements(made, sets, reference, asked.threads)
         row = row_of(path, made, used, judged, asked.max_drop)
         if row["passed"]:
