@@ -88,28 +88,28 @@ def judgements(
     made: Quantised, sets: Sequence[Samples], reference: Sequence[Mapping[str, Any]], threads: int
 ) -> list[Json]:
     """For each set: the share of samples with the float network's answer, the deviation, and accuracies."""
-    rows = []
     with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
         path = Path(folder, f"quantised.{QUANTISED[made.form].source}")
         path.write_bytes(made.data)
-        for samples, wanted in zip(sets, reference, strict=True):
-            found = outputs(path, samples.inputs, threads)
-            y, z = (next(iter(o.values())).reshape(len(samples), -1) for o in (wanted, {k: found[k] for k in wanted}))
-            answers = y.argmax(axis=1), z.argmax(axis=1)
-            size = sum(float(np.square(v, dtype=np.float64).sum()) for v in wanted.values())
-            off = sum(float(np.square(found[k] - v, dtype=np.float64).sum()) for k, v in wanted.items())
-            shares = [None if samples.labels is None else float((a == samples.labels).mean()) for a in answers]
-            rows.append(
-                {
-                    "data": samples.name,
-                    "n": len(samples),
-                    "same_answer": float((answers[0] == answers[1]).mean()),
-                    "deviation": float(np.sqrt(off / size)) if size else 0.0,
-                    "before": shares[0],
-                    "after": shares[1],
-                }
-            )
-    return rows
+        return [judgement(path, s, wanted, threads) for s, wanted in zip(sets, reference, strict=True)]
+
+
+def judgement(path: Path, samples: Samples, wanted: Mapping[str, Any], threads: int) -> Json:
+    """One set: what a file answers beside what its float network does."""
+    found = outputs(path, samples.inputs, threads)
+    y, z = (next(iter(o.values())).reshape(len(samples), -1) for o in (wanted, {k: found[k] for k in wanted}))
+    answers = y.argmax(axis=1), z.argmax(axis=1)
+    size = sum(float(np.square(v, dtype=np.float64).sum()) for v in wanted.values())
+    off = sum(float(np.square(found[k] - v, dtype=np.float64).sum()) for k, v in wanted.items())
+    shares = [None if samples.labels is None else float((a == samples.labels).mean()) for a in answers]
+    return {
+        "data": samples.name,
+        "n": len(samples),
+        "same_answer": float((answers[0] == answers[1]).mean()),
+        "deviation": float(np.sqrt(off / size)) if size else 0.0,
+        "before": shares[0],
+        "after": shares[1],
+    }
 
 
 def row_of(
