@@ -129,7 +129,8 @@ def rounds(
     yield Round(0, (left(weights_of(model, recipe.frozen)), total), model)
     for number in range(1, count + 1):
         told = asked(model, json.loads(model.settings or "{}") | {"round": number})
-        path, checkpoint = folder / f"round-{number:02}.onnx", folder / "round.pt"
+        path = folder / f"round-{number:02}.onnx"
+        checkpoint = path.with_suffix(".pt")
         if not path.exists():
             kept = kept_after(weights_of(network, recipe.frozen), share)
             if not any(stays.any() for stays in kept.values()):
@@ -140,7 +141,7 @@ def rounds(
             )  # fmt: skip
             write_json(folder / SERIES, about)
             save(signed(network), path)
-            checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)
         network = replace(load(path), sha256=model.sha256, settings=told.settings)
         yield Round(number, (left(weights_of(network, recipe.frozen)), total), network)
 
