@@ -25,27 +25,45 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from benchmarks import standins
+from targets.locks import swept
 
 OLD = b"the file that was there before"
 DATA = ("--data", "../in/samples.npz")
 BUDGET = ("--budget", "params<=40%")
 PLAN = ("--plan", "../in/plan.json")
 QUICK = ("--steps", "4", "--samples", "8")
-UNFORCED = ("report",)  # is there to replace what it wrote
+UNFORCED = ("report", "targets")  # are there to replace what they wrote
+EPOCHS = ("--epochs", "3", "--batch", "4")
+KEPT = {"toolchain.retrain.checkpoint.PAUSE": 0}
 PAGE = 4096
 UNSOUND = (ValueError, OSError, EOFError, zipfile.BadZipFile)  # of a file that is not whole
 
 
 @dataclass(frozen=True)
 class Save:
-    """A command that writes, in a folder of its own beside in/, and what it leaves there."""
+    """A command that writes, in a folder of its own beside in/, and what it leaves there.
+
+    needs    a package that may not be installed
+    goes_on  globs of files from which a run that could not write goes on
+    given    {variable of a module: value}, so that a short run keeps what it has as often as a long one
+    outside  {environment variable: value}, in which {work} is the folder above
+    refusal  exit code of a run that cannot write
+    """
 
     words: tuple[str, ...]
     results: tuple[str, ...]
     needs: str = ""
+    goes_on: tuple[str, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    refusal: int = 3
 
 
 SAVES = {
@@ -59,7 +77,16 @@ SAVES = {
         ("check", "--config", "../in/jettison.toml", "--save-baseline", "base.json", "--report", "junit=check.xml"),
         ("base.json", "check.xml"),
     ),
-    "rank": Save(("rank", "../in/model.onnx", *DATA, *QUICK, "--layers", "dense1", "-o", "ranks.npz"), ("ranks.npz",)),
+    "rank": Save(
+        ("rank", "../in/model.onnx", *DATA, *QUICK, "--layers", "dense1", "-o", "ranks.npz"),
+        ("ranks.npz",),
+        goes_on=("ranks.npz.partial/cut*.npz",),
+        given={
+            "toolchain.compress.chunks.MOST_SAMPLES": 2,
+            "toolchain.compress.chunks.LEAST_ROWS": 1,
+            "toolchain.compress.chunks.SAVED_EVERY": 0,
+        },
+    ),
     "recover": Save(
         ("recover", "../in/model.onnx", "../in/pruned.onnx", *PLAN, *DATA, "-o", "recovered.onnx"), ("recovered.onnx",)
     ),
@@ -75,15 +102,39 @@ SAVES = {
         "ai_edge_quantizer",
     ),
     "retrain": Save(
-        ("retrain", "../in/pruned.onnx", *DATA, "--epochs", "2", "-o", "trained.onnx", "--checkpoint", "run.pt",
+        ("retrain", "../in/pruned.onnx", *DATA, *EPOCHS, "-o", "trained.onnx", "--checkpoint", "run.pt",
          "--history", "history.json"),
         ("trained.onnx", "history.json"),
         "torch",
+        ("run.pt",),
+        KEPT,
+    ),
+    "sparsify": Save(
+        ("sparsify", "../in/model.onnx", *DATA, *EPOCHS, "--rounds", "2", "--share", "60%", "-o", "."),
+        ("model.onnx", "sparse.onnx", "plan.json", "rounds.json"),
+        "torch",
+        ("series.json", "round-*"),
+        KEPT,
+    ),
+    "tune": Save(
+        ("tune", "../in/model.onnx", *DATA, "--validation", "../in/samples.npz", "--layers", "conv1", "--epochs", "1",
+         "--max-drop", "100", "-o", "."),
+        ("model.onnx", "plan.json", "tune.json"),
+        "torch",
+    ),
+    "bench": Save(
+        ("bench", "../in/model.onnx", "--runs", "1", "--warmup", "0", "--save", "bench.json"), ("bench.json",)
     ),
     "compress": Save(
         ("compress", "../in/model.onnx", *DATA, *BUDGET, *QUICK, "--criterion", "magnitude", "--no-recover",
          "--runs", "0", "-o", "."),
         ("model.onnx", "model.tflite", "plan.json", "ranks.npz", "report.json", "report.html"),
+    ),
+    "compress int8": Save(
+        ("compress", "../in/model.onnx", *DATA, *BUDGET, *QUICK, "--criterion", "magnitude", "--retrain", "1",
+         "--runs", "0", "--to", "onnx,tflite-int8", "-o", "."),
+        ("model.onnx", "model-int8.tflite", "plan.json", "ranks.npz", "report.json", "report.html"),
+        "ai_edge_quantizer",
     ),
     "sweep": Save(
         ("sweep", "../in/model.onnx", *DATA, "--budgets", "50%", "--criterion", "magnitude", "--no-recover",
@@ -95,6 +146,19 @@ SAVES = {
         ("figures.json", "index.html"),
     ),
     "report": Save(("report", "."), ("report.html",)),
+    "targets": Save(
+        ("targets", "setup", "qemu-user-a53"),
+        (),
+        goes_on=("jettison/boards/*",),
+        given={"targets.rootfs.ARCHITECTURES": standins.BOARD, "targets.fetching.KEYRING": Path("../in/keyring.gpg")},
+        outside={
+            "XDG_CACHE_HOME": "{work}/out",
+            "PATH": f"{{work}}/in/bin:{os.environ['PATH']}",
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": "{work}/in/wheels",
+        },
+        refusal=6,
+    ),
 }  # fmt: skip
 
 
@@ -174,6 +238,12 @@ def run(save: Save, folder: Path, at: int = 0, before: Callable[[], object] | No
             os.dup2(into, 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.chdir(folder)
+            os.environ.update({name: value.format(work=folder.parent) for name, value in save.outside.items()})
+            os.environ["TMPDIR"] = str(folder.parent / "tmp")
+            tempfile.tempdir = None  # read it again
+            for variable, value in save.given.items():
+                module, _, name = variable.rpartition(".")
+                setattr(import_module(module), name, value)
             if before is None:
                 Points(folder, log.fileno(), at)
             else:
@@ -211,13 +281,16 @@ class Walked:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file of a folder, and what lies beside it where temporary files go."""
+    found = [p for place in (folder, folder.parent / "tmp") for p in sorted(place.rglob("*"))]
+    return {os.path.relpath(p, folder): p.read_bytes() for p in found if p.is_file()}
 
 
 def renewed(folder: Path, save: Save) -> None:
     """The folder as it is before a run: old files of the results, and nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
+    for place in (folder, folder.parent / "tmp"):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
     for name in save.results:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(OLD)
@@ -243,8 +316,17 @@ def is_whole(name: str, content: bytes) -> bool:
     return True
 
 
-def expected(save: Save, folder: Path) -> tuple[dict[str, bytes], set[str], tuple[str, ...]]:
-    """The new files, names of those that differ from run to run, and the fault points."""
+@dataclass(frozen=True)
+class Expected:
+    """What a run that nothing hinders leaves: the new files, names of those that tell the time, the fault points."""
+
+    new: Mapping[str, bytes]
+    timed: frozenset[str]
+    points: tuple[str, ...]
+
+
+def expected(save: Save, folder: Path) -> Expected:
+    """By two runs, which have to agree on what is there."""
     runs = []
     for _ in range(2):
         renewed(folder, save)
@@ -252,65 +334,78 @@ def expected(save: Save, folder: Path) -> tuple[dict[str, bytes], set[str], tupl
         if ended.code:
             raise SystemExit(f"{' '.join(save.words)}: {ended.said}")
         runs.append(contents(folder))
-    timed = {n for n in runs[0] if runs[0][n] != runs[1].get(n)}
-    return runs[0], timed, ended.points
+    timed = frozenset(n for n in runs[0] if runs[0][n] != runs[1].get(n))
+    return Expected(runs[0], timed, ended.points)
 
 
-def neither(found: Mapping[str, bytes], new: Mapping[str, bytes], timed: Iterable[str], save: Save) -> list[str]:
-    """Results that are neither the old file nor the new one."""
+def neither(found: Mapping[str, bytes], due: Expected, save: Save) -> list[str]:
+    """Results that are neither the old file nor the new one; what a run goes on from is another at each moment."""
     return [
         name
-        for name in {*save.results, *new}
-        if name in save.results or name in found
-        if found.get(name) not in (OLD, new[name]) and not (name in timed and is_whole(name, found.get(name, b"")))
+        for name, new in due.new.items()
+        if name in save.results or (name in found and not goes_on(name, save))
+        if found.get(name) not in (OLD, new) and not (name in due.timed and is_whole(name, found.get(name, b"")))
     ]
 
 
-def walk(save: Save, work: Path, every: int = 1) -> Walked:
-    """Kill the command at every point; run it again after each `every`-th."""
+def unequal(found: Mapping[str, bytes], due: Expected) -> list[str]:
+    """Files that are not the new ones."""
+    return [
+        name
+        for name, new in due.new.items()
+        if found.get(name) != new and not (name in due.timed and is_whole(name, found.get(name, b"")))
+    ]
+
+
+def goes_on(name: str, save: Save) -> bool:
+    """Whether an interrupted run may leave this file for the next one."""
+    return any(fnmatch(name, pattern) for pattern in save.goes_on)
+
+
+def walk(save: Save, work: Path, due: Expected, every: int = 1) -> Walked:
+    """Kill the command at every point; run again after each `every`-th, which has to end as if nothing had been."""
     folder = work / "out"
-    new, timed, points = expected(save, folder)
-    in_place = tuple(p for p in points if p.startswith("open ") and p.removeprefix("open ") in new)
+    in_place = tuple(p for p in due.points if p.startswith("open ") and p.removeprefix("open ") in due.new)
     lost, left = list[str](), list[str]()
-    for at, point in enumerate(points, 1):
+    for at, point in enumerate(due.points, 1):
         renewed(folder, save)
         ended = run(save, folder, at)
         if ended.code != -signal.SIGKILL:
             lost.append(f"{point}: was not reached again, exit {ended.code}")
             continue
-        lost += [f"{n} at {point}" for n in neither(contents(folder), new, timed, save)]
+        lost += [f"{n} at {point}" for n in neither(contents(folder), due, save)]
         if at % every == 0:
             again = run(save, folder)
+            swept(work / "tmp")  # as whichever run needs a temporary folder next does
             found = contents(folder)
-            lost += [f"{n} in the run after {point}" for n in neither(found, new, timed, save) if found.get(n) != OLD]
+            lost += [f"{n} in the run after {point}" for n in unequal(found, due)]
             lost += [f"exit {again.code} after {point}: {again.said}"] if again.code else []
-            left += [f"{n} after {point}" for n in found.keys() - new.keys()]
-    return Walked(len(points), tuple(lost), tuple(left), in_place)
+            left += [f"{n} after {point}" for n in found.keys() - due.new.keys()]
+    return Walked(len(due.points), tuple(lost), tuple(left), in_place)
 
 
-def refused(save: Save, work: Path, new: Mapping[str, bytes], timed: Iterable[str], ended: Ended) -> list[str]:
-    """What is wrong with a run that could not write: one line, exit 3, no file that is neither old nor new."""
+def refused(save: Save, work: Path, due: Expected, ended: Ended) -> list[str]:
+    """What is wrong with a run that could not write: one line, its exit code, no file that is neither old nor new."""
     found = contents(work / "out")
     lines = [line for line in ended.said.splitlines() if not line.startswith("jettison: warning")]
-    wrong = [] if ended.code == 3 else [f"exit {ended.code}"]
+    wrong = [] if ended.code == save.refusal else [f"exit {ended.code}"]
     wrong += [] if len(lines) == 1 else [f"{len(lines)} lines"]
     return (
         wrong
-        + [f"{n} is lost" for n in neither(found, new, timed, save)]
-        + [f"{n} is left" for n in found.keys() - new.keys()]
+        + [f"{n} is lost" for n in neither(found, due, save)]
+        + [f"{n} is left" for n in found.keys() - due.new.keys() if not goes_on(n, save)]
     )
 
 
-def full(save: Save, work: Path) -> dict[str, list[str]]:
+def full(save: Save, work: Path, due: Expected) -> dict[str, list[str]]:
     """{kind of full disk: what is wrong}: files that may not grow, a small disk that fills, one that is read-only."""
     folder = work / "out"
-    new, timed, _ = expected(save, folder)
-    largest = max(len(new[n]) for n in save.results)
+    largest = max(len(due.new[n]) for n in save.results or due.new)
     tried = {}
     for limit in sorted({1, largest // 2, largest - 1}):
         renewed(folder, save)
         ended = run(save, folder, before=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-        tried[f"files of {limit:,} bytes at most"] = refused(save, work, new, timed, ended)
+        tried[f"files of {limit:,} bytes at most"] = refused(save, work, due, ended)
     shutil.rmtree(folder)
     folder.mkdir()
     if os.geteuid() or mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)):
@@ -320,9 +415,9 @@ def full(save: Save, work: Path) -> dict[str, list[str]]:
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             filled(folder, save, pages)
-            tried[f"{pages} pages free"] = refused(save, work, new, timed, without_filler(folder, run(save, folder)))
+            tried[f"{pages} pages free"] = refused(save, work, due, without_filler(folder, run(save, folder)))
         mount("-o", "remount,ro", str(folder))
-        tried["read-only"] = refused(save, work, new, timed, run(save, folder))
+        tried["read-only"] = refused(save, work, due, run(save, folder))
     finally:
         subprocess.run(["umount", str(folder)], check=True)
     return tried
@@ -354,18 +449,28 @@ def mount(*words: str) -> int:
         return errno.EPERM
 
 
+def preload(saves: Iterable[Save]) -> None:
+    """Import what these commands do: here once, and not in every child. Nothing of it starts a thread."""
+    from benchmarks.hostile import children
+
+    children.preload()
+    if any(save.needs == "torch" or "--retrain" in save.words for save in saves):
+        import_module("toolchain.retrain.magnitude")
+    if any(save.words[0] in ("sweep", "explain") for save in saves):
+        import_module("toolchain.explain.plots")
+
+
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 def prepared(work: Path) -> None:
     """in/: the shipped network, eight samples, a plan with its network, a configuration, a report."""
     import numpy as np
 
-    import toolchain.explain.catalogue
-    import toolchain.pipeline.sweep  # noqa: F401  here once, and not in every child
     from toolchain.shipped import triangles_squares_path
     from toolchain.synthetic import triangles_squares
 
-    (work / "in").mkdir()
-    (work / "out").mkdir()
+    for name in ("in", "out", "tmp"):
+        (work / name).mkdir()
+    standins.made(work / "in")
     shutil.copy(triangles_squares_path(), work / "in/model.onnx")
     x, y = triangles_squares(8, seed=5)
     np.savez(work / "in/samples.npz", x=x, y=y, classes=np.array(["triangle", "square"]))
@@ -398,16 +503,20 @@ def main() -> None:
     print("command       fault points  files lost  files left  opened in place  cannot write  of it right  seconds")
     with tempfile.TemporaryDirectory(prefix="jettison-faults-") as name:
         work = Path(name).resolve()
+        chosen = {command: SAVES[command] for command in asked.commands or SAVES}
+        absent = {command for command, save in chosen.items() if missing(save)}
+        preload(save for command, save in chosen.items() if command not in absent)
         prepared(work)
-        for command in asked.commands or SAVES:
-            save, begun = SAVES[command], time.monotonic()
-            if missing(save):
-                print(f"{command:<12}  left out: {save.needs} is not installed")
+        for command, save in chosen.items():
+            if command in absent:
+                print(f"{command:<13} left out: {save.needs} is not installed")
                 continue
-            walked, disks = walk(save, work, asked.every), full(save, work)
+            begun = time.monotonic()
+            due = expected(save, work / "out")
+            walked, disks = walk(save, work, due, asked.every), full(save, work, due)
             good = sum(not w for w in disks.values())
             print(
-                f"{command:<12}  {walked.points:>12}  {len(walked.lost):>10}  {len(walked.left):>10}  "
+                f"{command:<13} {walked.points:>12}  {len(walked.lost):>10}  {len(walked.left):>10}  "
                 f"{len(walked.opened_in_place):>15}  {len(disks):>12}  {good:>11}  {time.monotonic() - begun:>7.1f}",
                 flush=True,
             )

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
+from targets.locks import scratch
 from targets.measure import RunnerError
 
 SUITE = "bookworm"  # has Python 3.11, for which all runtimes have wheels
@@ -79,7 +79,8 @@ def keep(folder: Path, files: Mapping[str, Path]) -> None:
 def packages(debian: str, wanted: Sequence[str], folder: Path, progress: Callable[[str], None]) -> dict[str, Path]:
     """{package: .deb in `folder`} for Debian's architecture `debian`; of a meta package the first it depends on."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {asked: path for asked, path in kept(folder).items() if asked in wanted}
+    there = kept(folder)
+    files = {asked: there[asked] for asked in wanted if asked in there}
     if len(files) == len(wanted):
         return files
     with private_apt(debian) as options:
@@ -90,7 +91,7 @@ def packages(debian: str, wanted: Sequence[str], folder: Path, progress: Callabl
                 progress(f"fetching {asked}")
                 files[asked] = package(asked, options, folder)
                 keep(folder, files)
-    return files
+    return {asked: files[asked] for asked in wanted}
 
 
 def package(asked: str, options: Sequence[str], folder: Path) -> Path:
@@ -99,9 +100,9 @@ def package(asked: str, options: Sequence[str], folder: Path) -> Path:
     if asked.startswith("linux-image-"):
         listed = command(["apt-cache", *options, "depends", asked], folder, f"Debian has no {asked}")
         (name,) = re.findall(r"Depends: (linux-image-\S+)", listed)
-    with TemporaryDirectory(dir=folder) as partial:
-        command(["apt-get", *options, "-q", "download", name], Path(partial), f"cannot fetch {name}")
-        (file,) = Path(partial).iterdir()
+    with scratch(folder) as partial:
+        command(["apt-get", *options, "-q", "download", name], partial, f"cannot fetch {name}")
+        (file,) = partial.iterdir()
         return file.replace(folder / file.name)
 
 
@@ -110,8 +111,7 @@ def private_apt(debian: str) -> Iterator[list[str]]:
     """Options that make apt work in a folder of its own, for another architecture; its proxies stay as configured."""
     if not KEYRING.is_file():
         raise RunnerError(f"{KEYRING} is missing. Install it with: apt-get install debian-archive-keyring")
-    with TemporaryDirectory(prefix="jettison-apt-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         for part in ("state/lists/partial", "cache/archives/partial"):
             (folder / part).mkdir(parents=True)
         (folder / "state/status").touch()
@@ -149,10 +149,10 @@ def wheels(tag: str, names: Sequence[str], folder: Path, progress: Callable[[str
     for asked in wanted.values():
         if asked not in files:
             progress(f"fetching {asked}")
-            with TemporaryDirectory(dir=folder) as partial:
-                words = [sys.executable, "-m", "pip", "download", "-q", *target, *platforms, "-d", partial, asked]
+            with scratch(folder) as partial:
+                words = [sys.executable, "-m", "pip", "download", "-q", *target, *platforms, "-d", str(partial), asked]
                 command(words, folder, f"the package index has no {asked} for {tag}, or does not answer")
-                (file,) = Path(partial).iterdir()
+                (file,) = partial.iterdir()
                 files[asked] = file.replace(folder / file.name)
             keep(folder, files)
     return [files[asked] for asked in wanted.values()]

@@ -12,7 +12,6 @@ import re
 import shlex
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from targets.address import Address, AddressError
+from targets.locks import scratch
 from targets.measure import RunnerError
 
 __all__ = ["Address", "AddressError", "Link", "last", "linked", "run"]
@@ -138,8 +138,8 @@ def linked(address: Address, *, wait_s: float, limit_s: float | None) -> Iterato
     limit = f"timeout {limit_s:.0f}" if limit_s is not None else ""
     script = KEEPER.replace("MARK", FOLDER).replace("LIMIT", limit)
     # /tmp, because the path of a socket has at most some 100 characters
-    with tempfile.TemporaryDirectory(prefix="jettison.", dir="/tmp") as private:
-        control, log = Path(private, "c"), Path(private, "log")
+    with scratch("/tmp") as private:
+        control, log = private / "c", private / "log"
         command = ssh(address, script, "ControlMaster=yes", f"ControlPath={control}")
         try:
             with log.open("wb") as stderr:

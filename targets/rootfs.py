@@ -14,10 +14,10 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from targets import fetching, newc
 from targets.fetching import command, missing, sha256
+from targets.locks import alone, scratch
 from targets.measure import RunnerError
 
 PYTHON = "usr/bin/python3.11"
@@ -115,12 +115,26 @@ def is_made(architecture: str) -> bool:
 def set_up(architecture: str, progress: Callable[[str], None]) -> Path:
     """The cache folder with `root` and, where it boots, `kernel` and `initramfs`; made if not there already.
 
-    Needs qemu-user, apt and, for what is not in the cache, the network. Raises RunnerError.
+    Needs qemu-user, apt and, for what is not in the cache, the network. Raises RunnerError, also while another run
+    makes it.
     """
     made, folder = ARCHITECTURES[architecture], home(architecture)
     absent = missing([made.emulator, "apt-get", "apt-cache", "dpkg-deb"])
     if absent:
         raise RunnerError(absent)
+    try:
+        with alone(folder) as is_mine:
+            if not is_mine:
+                raise RunnerError(f"another run sets up {folder}. Wait for it, then run the set-up again")
+            make(made, folder, progress)
+    except OSError as error:
+        way_out = "Make room, or set XDG_CACHE_HOME to another folder"
+        raise RunnerError(f"cannot write {error.filename or folder}: {error.strerror}. {way_out}") from error
+    return folder
+
+
+def make(made: Architecture, folder: Path, progress: Callable[[str], None]) -> None:
+    """What `set_up` promises, in a folder that is this run's alone; what a killed run left is made anew or removed."""
     wanted = made.packages + ((made.kernel,) if made.kernel else ())
     packages = fetching.packages(made.debian, wanted, folder / "debs", progress)
     wheels = fetching.wheels(made.wheel_tag, made.wheels, folder / "wheels", progress)
@@ -128,14 +142,15 @@ def set_up(architecture: str, progress: Callable[[str], None]) -> Path:
     parts = [*packages.values(), *wheels, Path(__file__), Path(newc.__file__)]
     contents = json.dumps({path.name: sha256(path) for path in parts}, indent=1) + "\n"
     if done.is_file() and done.read_text() == contents:
-        return folder
+        return
     done.unlink(missing_ok=True)
     kernel = packages.pop(made.kernel) if made.kernel else None
     unpack(made, folder, packages.values(), wheels, progress)
     if kernel is not None:
         pack(folder, kernel, progress)
-    done.write_text(contents)
-    return folder
+    partial = folder / "done.json.partial"
+    partial.write_text(contents)
+    partial.replace(done)
 
 
 def unpack(
@@ -196,10 +211,10 @@ def pack(folder: Path, package: Path, progress: Callable[[str], None]) -> None:
     The initramfs has no host key and lets nobody in: a run appends both (`newc` archives may follow one another).
     """
     progress("packing the initramfs")
-    with TemporaryDirectory(dir=folder) as name:
-        command(["dpkg-deb", "--extract", str(package), name], folder, f"cannot unpack {package.name}")
-        (image,) = Path(name).glob("boot/vmlinuz-*")
-        found = {path.stem: path for path in Path(name).glob("lib/modules/**/*.ko")}
+    with scratch(folder) as partial:
+        command(["dpkg-deb", "--extract", str(package), str(partial)], folder, f"cannot unpack {package.name}")
+        (image,) = partial.glob("boot/vmlinuz-*")
+        found = {path.stem: path for path in partial.glob("lib/modules/**/*.ko")}
         absent = [module for module in MODULES if module not in found]
         if absent:
             raise RunnerError(f"{package.name} has no module {absent[0]}: jettison does not know this kernel")

@@ -7,7 +7,6 @@ as well, on the same inputs: a latency counts only if the board's answers are th
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ import msgspec
 from targets.address import Address, AddressError, address_of
 from targets.answers import Reference, allowed, difference, load, reference
 from targets.link import Link, last, linked, run
+from targets.locks import scratch
 from targets.measure import (
     AGENT,
     RUNTIMES,
@@ -80,15 +80,15 @@ def measure_over_ssh(
     # An emulated board that counts instructions leaps ahead in time while it waits: no limit of its own is right there.
     limit_s = None if grade == "counted" else 3600 + 2 * rounds * len(pairs) * timeout_s
     with (
-        tempfile.TemporaryDirectory(prefix="jettison.") as here,
+        scratch() as here,
         linked(address, wait_s=timeout_s, limit_s=limit_s) as link,
     ):
         there = probed(link, {runtime for _, runtime in pairs}, timeout_s)
-        wheels = missing(link, there, {runtime for _, runtime in pairs}, Path(here))
+        wheels = missing(link, there, {runtime for _, runtime in pairs}, here)
         files = {"agent/agent.py": AGENT, **sent, **wheels}
         push(link, files, free_bytes=there.free_bytes, timeout_s=timeout_s)
         known = [
-            reference(m, r, threads=threads, inputs=inputs, outputs=Path(here, str(number)), timeout_s=timeout_s)
+            reference(m, r, threads=threads, inputs=inputs, outputs=here / str(number), timeout_s=timeout_s)
             for number, (m, r) in enumerate(pairs)
         ]
 
@@ -159,8 +159,8 @@ def compared(link: Link, model: str, known: Reference, output_hash: str | None, 
         return 0.0
     host = link.address.host
     said = run(link, ["cat", "outputs"], doing="the transfer of its outputs", timeout_s=asked.timeout_s)
-    with tempfile.TemporaryDirectory(prefix="jettison.") as folder:
-        fetched = Path(folder, "outputs")
+    with scratch() as folder:
+        fetched = folder / "outputs"
         fetched.write_bytes(said.stdout)
         try:
             there = load(fetched)

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from targets import newc, rootfs
 from targets.answers import allowed, difference, load, reference
 from targets.fetching import command, missing
+from targets.locks import scratch
 from targets.measure import AGENT, Measurement, RunnerError, agent_words, answer, child
 from targets.ssh import Address, measure_over_ssh
 
@@ -123,8 +123,7 @@ def virtual_board(name: str, *, memory_mib: int = 2048, timeout_s: float = 120.0
     reason = is_set_up(name)
     if reason:
         raise RunnerError(reason)
-    with TemporaryDirectory(prefix="jettison-board-") as temporary:
-        run = Path(temporary)
+    with scratch() as run:
         port = free_port()
         address, keys = credentials(run, port)
         source = rootfs.home(chosen.architecture)
@@ -259,8 +258,8 @@ def trial(
     words = agent_words(
         model.absolute(), runtime, runs=1, warmup=0, threads=threads, inputs=inputs and inputs.absolute()
     )
-    with TemporaryDirectory(prefix="jettison-trial-") as name:
-        here, there = Path(name, "here"), Path(name, "there")
+    with scratch() as folder:
+        here, there = folder / "here", folder / "there"
         known = reference(model, runtime, threads=threads, inputs=inputs, outputs=here, timeout_s=timeout_s)
         # -I: what PYTHONPATH names was built for this computer's processor
         command = [*python, "-I", str(AGENT), *words, "--outputs", str(there)]

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from targets.locks import is_at, locked
 from toolchain.errors import BadInput, UsageError
 
 LONGEST = 100  # bytes of a name that a temporary file's begins with, of the 255 that a name may have
@@ -150,25 +151,6 @@ def owned(path: Path) -> tuple[int, str]:
         os.close(handle)
         if not is_mine:
             raise UsageError(f"another run{who} writes to {path}", way_out="Wait for it, or give another -o")
-
-
-def locked(handle: int) -> bool:
-    """Lock an open file until it is closed; False where another process has it. Raises OSError without locks."""
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def is_at(path: Path | str, handle: int) -> bool:
-    """Whether an open file still has this name: who waits for a lock may get that of a file that is gone."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
-    except FileNotFoundError:
-        return False
 
 
 def holder(handle: int) -> str:

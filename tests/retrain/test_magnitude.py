@@ -133,10 +133,27 @@ def test_a_series_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, monk
 
     with pytest.raises(KeyboardInterrupt):
         list(rounds(model, part, None, SHORT, folders[1], count=3, progress=stop))
-    assert {p.name for p in folders[1].iterdir()} == {"series.json", "round-01.onnx", "round.pt"}
+    assert {p.name for p in folders[1].iterdir()} == {"series.json", "round-01.onnx", "round-02.pt"}
     list(rounds(model, part, None, SHORT, folders[1], count=3))
     whole, stopped = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
     assert whole == stopped
+
+
+def test_a_round_is_over_once_its_network_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends between writing a round and removing its checkpoint goes on with the next, and leaves none."""
+    model, part, plain = network("mlp"), labelled(network("mlp")), Path.unlink
+
+    def stop(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".pt" and path.exists():
+            raise KeyboardInterrupt
+        plain(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", stop)
+        list(rounds(model, part, None, SHORT, tmp_path, count=2))
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".onnx", ".pt"}
+    assert [r.number for r in rounds(model, part, None, SHORT, tmp_path, count=2)] == [0, 1, 2]
+    assert {p.name for p in tmp_path.iterdir()} == {"series.json", "round-01.onnx", "round-02.onnx"}
 
 
 def test_a_folder_with_rounds_of_another_series_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from targets import fetching, rootfs
+from targets.locks import alone
 from targets.measure import RunnerError
 
 
@@ -26,6 +28,21 @@ def test_what_lies_there_unaltered_is_not_fetched_again(tmp_path: Path, no_apt: 
     (tmp_path / "a.deb").write_bytes(b"a")
     fetching.keep(tmp_path, {"a": tmp_path / "a.deb"})
     assert fetching.packages("arm64", ["a"], tmp_path, silent) == {"a": tmp_path / "a.deb"}
+
+
+def test_packages_come_in_the_order_in_which_they_were_asked_for(tmp_path: Path, monkeypatch) -> None:
+    """What is built of them has to be the same, whichever of them lay there: else it would be built once more."""
+
+    def package(asked: str, options: object, folder: Path) -> Path:
+        (folder / asked).write_text(asked)
+        return folder / asked
+
+    monkeypatch.setattr(fetching, "package", package)
+    monkeypatch.setattr(fetching, "command", lambda *words: "")
+    monkeypatch.setattr(fetching, "private_apt", lambda debian: nullcontext([]))
+    for there in ("", "a", "b", "c", "cb", "bca"):
+        fetching.keep(tmp_path, {name: package(name, (), tmp_path) for name in there})
+        assert [*fetching.packages("arm64", ["c", "a", "b"], tmp_path, silent)] == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize("spoil", [lambda p: p.write_bytes(b"b"), lambda p: p.unlink()], ids=["altered", "gone"])
@@ -48,6 +65,29 @@ def test_a_record_that_was_cut_short_counts_as_none(record: str, tmp_path: Path)
 
 def test_a_program_that_is_missing_is_named_with_its_package(no_apt: None) -> None:
     with pytest.raises(RunnerError, match=r"^qemu-aarch64 is not installed\. .* apt-get install qemu-user$"):
+        rootfs.set_up("arm64", silent)
+
+
+def programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of the names that a set-up needs are on the PATH, and the cache is in this folder."""
+    for name in ("qemu-aarch64", "apt-get", "apt-cache", "dpkg-deb"):
+        (folder / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+
+
+def test_a_board_is_set_up_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs(tmp_path, monkeypatch)
+    with alone(rootfs.home("arm64")), pytest.raises(RunnerError, match=r"^another run sets up .*arm64\. Wait for it"):
+        rootfs.set_up("arm64", silent)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch)
+    (tmp_path / "cache").touch()
+    with pytest.raises(RunnerError, match=r"^cannot write .*cache.*: .*\. Make room, or set XDG_CACHE_HOME"):
         rootfs.set_up("arm64", silent)
 
 

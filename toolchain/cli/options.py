@@ -143,7 +143,20 @@ def read_samples(path: Path, model: Model, pixels: str) -> Samples:
         first = printable(", ".join(found.skipped[:3]) + (", …" if len(found.skipped) > 3 else ""))
         told = f"{len(found.skipped)} of {len(found) + len(found.skipped)} images left out: {first}"
         click.echo(f"jettison: warning: {printable(str(path))}: {told}", err=True)
-    return found
+    return found if found.classes else named(found, model, click.get_current_context().obj["classes"])
+
+
+def named(samples: Samples, model: Model, classes: tuple[str, ...]) -> Samples:
+    """The samples with the names that [model] classes gives; raises UsageError for another number than the model's."""
+    from dataclasses import replace
+
+    from toolchain.data import scored_classes
+
+    known = scored_classes(model)
+    if classes and known not in (None, len(classes)):
+        told = f"[model] classes has {len(classes)} names, the model scores {known} classes"
+        raise UsageError(told, way_out="Name each class once, in the order of the model's scores")
+    return replace(samples, classes=classes)
 
 
 def out_folder(name: str) -> Callable[[Any], Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.locks import scratch
 from toolchain.compress.chunks import Kept, Record, fitting, half_of_the_memory, in_order, key_of, parts
 from toolchain.compress.objective import Deviation, objective_of
 from toolchain.compress.region import Nodes, Part, Recipe, Region, chunk, region_of
@@ -133,7 +133,7 @@ def handed_over(model: Model, workers: Workers) -> Iterator[tuple[str, str]]:
         yield "", ""
         return
     with contextlib.ExitStack() as stack:
-        folder = workers.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jettison-")))
+        folder = workers.folder or stack.enter_context(scratch())
         path, digest = folder / "network.onnx", hashlib.sha256()
         for piece in pieces(model.ir):
             digest.update(piece)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.locks import scratch
 from toolchain.emit.child import decoded, encoded, joined, permutations
 from toolchain.emit.contents import contents
 from toolchain.emit.run import finished
@@ -66,8 +66,8 @@ def in_child(
     path: Path, given: dict[str, Any], outputs: int, room: int, timeout: float
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """The arrays that the child wrote, and the bytes of the head that its allocator reported."""
-    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
-        feeds, found = Path(folder, "feeds.npz"), Path(folder, "outputs.npz")
+    with scratch() as folder:
+        feeds, found = folder / "feeds.npz", folder / "outputs.npz"
         np.savez(feeds, **given)
         command = [sys.executable, "-P", *map(str, (CHILD, path, feeds, found, outputs, room))]
         head = HEAD.search(finished(command, "the TFLite Micro runtime", path, timeout))

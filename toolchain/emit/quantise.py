@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.locks import scratch
 from toolchain.emit.micro import require_micro
 from toolchain.emit.run import finished, lite_outputs
 from toolchain.emit.tflite import to_tflite
@@ -111,8 +111,7 @@ def quantise(
     check_installed(form)
     kind = QUANTISED[form]
     begun = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="jettison-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         if kind.source == "tflite":
             to_tflite(model, metadata, profile=profile).write(folder / "float.tflite")
         else:
@@ -120,7 +119,7 @@ def quantise(
         for part, arrays in (("calibration", calibration or {}), ("held_out", held_out)):
             np.savez(folder / f"{part}.npz", **{f"x.{k}": v for k, v in arrays.items()})  # pyright: ignore[reportArgumentType]
         (folder / "asked.json").write_text(json.dumps({"form": form, "threads": threads}))
-        command = [sys.executable, "-P", "-W", "ignore", str(CHILD), name]
+        command = [sys.executable, "-P", "-W", "ignore", str(CHILD), str(folder)]
         finished(command, f"the quantiser of {form}", Path(kind.file("model")), timeout)
         found = json.loads((folder / "found.json").read_text())
         data = (folder / f"quantised.{kind.source}").read_bytes()

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import toolchain
+from targets.locks import scratch
 from targets.memory import bound, memory_bytes
 from toolchain.emit.micro import arena
 from toolchain.emit.tflite import batch_axis, to_tflite
@@ -111,8 +111,8 @@ def lite_outputs(
 
     Raises RunnerFailed if the runtime refuses the file, crashes or does not come back.
     """
-    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
-        given, found = Path(folder, "feeds.npz"), Path(folder, "outputs.npz")
+    with scratch() as folder:
+        given, found = folder / "feeds.npz", folder / "outputs.npz"
         arrays: dict[str, Any] = {f"x.{k}": v for k, v in feeds.items()}
         np.savez(given, **arrays)
         command = [sys.executable, "-P", str(CHILD), str(path), str(given), str(found), str(threads), resolver]

@@ -1,4 +1,8 @@
-"""Whether each limit holds, by how much it does not, and what takes most of it, in one line."""
+"""Whether each limit holds, by how much it does not, and what takes most of it, in one line.
+
+A limit is undecided where the figure misses it and what a repetition may come down to does not. That is told as a
+warning, and is neither a failure, for noise alone may have made it, nor passed.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,15 @@ from toolchain.errors import printable
 from toolchain.gate.counts import Figure, Subject
 from toolchain.gate.limits import Limit
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+PASSED, FAILED, SKIPPED, UNDECIDED = "passed", "failed", "skipped", "undecided"
+QUIETER = "Measure on a quieter computer, or give more repeats or tolerance"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One limit beside its figure.
 
-    status   passed, failed or skipped
+    status   passed, failed, skipped or undecided
     bound    in the quantity's own unit
     before   the baseline's figure, None without one
     why      why it was skipped
@@ -40,6 +45,16 @@ class Verdict:
         return -over if self.limit.kind in ("least", "drop") else over
 
 
+def decided(verdict: Verdict) -> str:
+    """The status that a figure beside its bound makes."""
+    assert verdict.figure is not None
+    slack = 1e-9 * abs(verdict.bound)  # a percentage of a whole number is rarely one
+    if verdict.excess <= slack:
+        return PASSED
+    least = verdict.figure.least
+    return UNDECIDED if least is not None and least <= verdict.bound + slack else FAILED
+
+
 @dataclass(frozen=True)
 class Checked:
     """A run of the gate."""
@@ -52,6 +67,11 @@ class Checked:
     def failed(self) -> list[Verdict]:
         """Limits that do not hold."""
         return [v for v in self.verdicts if v.status == FAILED]
+
+    @property
+    def undecided(self) -> list[Verdict]:
+        """Limits that noise alone may have missed."""
+        return [v for v in self.verdicts if v.status == UNDECIDED]
 
 
 # ---- what it says ---------------------------------------------------------------------------------------------------
@@ -67,14 +87,30 @@ def spoken(quantity: str, value: float) -> str:
     return f"{value:,.0f}"
 
 
+def percent(share: float) -> str:
+    """0.123 -> 12 %."""
+    return f"{100 * share:{'.0f' if share >= 0.1 else '.2g'}} %"
+
+
 def difference(verdict: Verdict) -> str:
     """By how much a limit is missed, in its own unit and relative to it."""
     quantity, excess = verdict.limit.quantity, verdict.excess
     if quantity == "accuracy":
         return f"{100 * excess:.2f} points"
-    told = f"{excess:,.0f} bytes" if quantity in ("flash", "ram") else spoken(quantity, excess)
     percent = 100 * excess / verdict.bound if verdict.bound else math.inf
-    return f"{told} ({percent:{',.0f' if percent >= 10 else '.2g'}} %)"
+    share = (
+        f"{1 + percent / 100:,.0f} times it" if percent >= 1000 else f"{percent:{'.0f' if percent >= 10 else '.2g'}} %"
+    )
+    return f"{spoken(quantity, excess)} ({share})"
+
+
+def let_pass(limit: Limit) -> str:
+    """By how much a figure may differ from the baseline's, where that is the limit."""
+    kinds = {
+        "growth": f", {100 * limit.bound:g} % more may pass",
+        "drop": f", {100 * limit.bound:g} points less may pass",
+    }
+    return kinds.get(limit.kind, "")
 
 
 def message(verdict: Verdict) -> str:
@@ -87,10 +123,13 @@ def message(verdict: Verdict) -> str:
     is_least = limit.kind in ("least", "drop")
     line = f"{head} is {value}, " + (f"at least {bound} is asked for" if is_least else f"at most {bound} is allowed")
     if verdict.before is not None:
-        line += f" (it was {spoken(limit.quantity, verdict.before)})"
+        line += f" (it was {spoken(limit.quantity, verdict.before)}{let_pass(limit)})"
     if verdict.status == PASSED:
         return printable(line)
     side = "below" if is_least else "above"
     most = f". The largest is {figure.largest}" if figure.largest else ""
     note = f". Taken as {figure.note}" if figure.note else ""
+    if verdict.status == UNDECIDED and figure.least is not None:
+        noise = f"which noise alone may be: again, it may come down to {spoken(limit.quantity, figure.least)}"
+        return printable(f"{line}: {difference(verdict)} {side}, {noise}{note}. {QUIETER}")
     return printable(f"{line}: {difference(verdict)} {side}{most}{note}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from targets.locks import scratch
 from targets.measure import Measurement, measure_side_by_side
 from toolchain import emit
 from toolchain.compress.budget import Term, parse_budget
@@ -55,10 +55,10 @@ def measured(job: Job, dense_lite: bytes | None, results: dict[str, Path]) -> li
     """Latency and memory of the original and the result, turn by turn in child processes."""
     if job.runs < 1:
         return []
-    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
+    with scratch() as folder:
         pairs = [(job.model, "ort"), (results["onnx"], "ort")]
         if dense_lite is not None:
-            original = Path(folder) / f"{job.model.stem}.tflite"
+            original = folder / f"{job.model.stem}.tflite"
             original.write_bytes(dense_lite)
             pairs += [(original, "litert"), (results["tflite"], "litert")]
         with runners_as_errors():

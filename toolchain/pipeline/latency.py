@@ -6,13 +6,13 @@ counted.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from targets.board import BoardError
 from targets.link import AddressError
+from targets.locks import scratch
 from targets.measure import Measurement
 from targets.runners import TELLS, Asked, TargetError, measure_on, runner_of
 from targets.ssh import address_of
@@ -47,8 +47,8 @@ def counted(start: Start, original: Path, terms: Sequence[Term], threads: int, p
     """
     rest = [t for t in terms if t.quantity not in ON_TARGET]
     for term in (t for t in terms if t.quantity in ON_TARGET):
-        with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
-            found = fastest_within(start, original, rest, term, Path(folder), threads, progress)
+        with scratch() as folder:
+            found = fastest_within(start, original, rest, term, folder, threads, progress)
         rest += [] if found is None else [Term("macs", found, False, term.text)]
     return rest
 

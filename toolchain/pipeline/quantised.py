@@ -5,7 +5,6 @@ A file that loses more accuracy than is allowed is not written.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from targets.locks import scratch
 from toolchain.data import Samples
 from toolchain.emit.quantise import QUANTISED, Quantised, check_installed, outputs, quantise
 from toolchain.emit.run import onnx_outputs
@@ -87,8 +87,8 @@ def judgements(
 ) -> list[Json]:
     """For each set: the share of samples with the float network's answer, the deviation, and accuracies."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="jettison-") as folder:
-        path = Path(folder, f"quantised.{QUANTISED[made.form].source}")
+    with scratch() as folder:
+        path = folder / f"quantised.{QUANTISED[made.form].source}"
         path.write_bytes(made.data)
         for samples, wanted in zip(sets, reference, strict=True):
             found = outputs(path, samples.inputs, threads)

@@ -6,7 +6,6 @@ Points of one-shot cuts share one ranking. With an iterative schedule each point
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from targets.locks import scratch
 from targets.measure import Measurement, as_row, measure_side_by_side
 from toolchain import __version__, emit
 from toolchain.compress.attribution import Progress
@@ -77,9 +77,9 @@ def sweep(
     first = started(job, model, channels, ranked(job, model, channels, progress))
     log.done("rank", facts.describe_ranks(first.ranks))
     left_out: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="jettison-") as scratch:
-        folder = job.out / "points" if keep_files else Path(scratch)
-        files = {"onnx": job.model} | ({} if lite is None else {"tflite": Path(scratch) / "original.tflite"})
+    with scratch() as aside:
+        folder = job.out / "points" if keep_files else aside
+        files = {"onnx": job.model} | ({} if lite is None else {"tflite": aside / "original.tflite"})
         if lite is not None:
             files["tflite"].write_bytes(lite)
         points = [Point("original", None, files)]

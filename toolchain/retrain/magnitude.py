@@ -127,7 +127,8 @@ def rounds(
         raise UsageError("no weight is free to be pruned", way_out="Give fewer --freeze")
     yield Round(0, (left(weights_of(model, recipe.frozen)), total), model)
     for number in range(1, count + 1):
-        path, checkpoint = folder / f"round-{number:02}.onnx", folder / "round.pt"
+        path = folder / f"round-{number:02}.onnx"
+        checkpoint = path.with_suffix(".pt")
         if not path.exists():
             kept = kept_after(weights_of(network, recipe.frozen), share)
             if not any(stays.any() for stays in kept.values()):
@@ -138,7 +139,7 @@ def rounds(
             )  # fmt: skip
             write_json(folder / SERIES, about)
             save(network, path)
-            checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)
         network = load(path)
         yield Round(number, (left(weights_of(network, recipe.frozen)), total), network)
 
