@@ -3,7 +3,8 @@
 The thresholds are points of a share, 0..1, and leave kernels alone in doubt: with few images of a class chance makes
 maps differ, and kernels look more selective and less redundant than they are. Maps of one position, as dense units have
 them, show for how many images of a class a unit fires, and not for which: to be redundant such units have to agree on
-the images too, and on so many that it is no chance.
+the images too, and on so many that it is no chance. Kernels with places are compared as in the paper, by D alone, which
+does not ask for which images either: kernels that fire alike on the mean are redundant to it.
 """
 
 from __future__ import annotations
