@@ -113,6 +113,102 @@ def test_a_layer_where_all_is_well_is_sound() -> None:
     assert one.kind == "sound" and one.goes == ()
 
 
+# ---- units with one position: for which images, not for how many ----------------------------------------------------
+def dense(fires: np.ndarray, classes: int = 3) -> Occurrence:
+    """Of units that fire for these images, [n, k]; classes take turns."""
+    labels = np.arange(len(fires)) % classes
+    counts = np.stack([fires[labels == c].sum(axis=0) for c in range(classes)], axis=1)
+    return Occurrence("made up", counts, np.bincount(labels), tuple("abc"[:classes]), fires)
+
+
+def by_chance(n: int, k: int, seed: int, rates: object = None) -> np.ndarray:
+    """Units that fire for images drawn by chance, each for its own share of them, other shares for each class."""
+    generator = np.random.default_rng(seed)
+    rate = generator.random((3, k)) if rates is None else np.broadcast_to(np.array(rates)[:, None], (3, k))
+    return generator.random((n, k)) < rate[np.arange(n) % 3]
+
+
+def redundant(fires: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    found = by_kind(dense(fires)).get("redundant")
+    return () if found is None else found.groups
+
+
+def test_units_that_fire_as_often_but_for_other_images_are_not_redundant() -> None:
+    """Every second image of a class, and the others: D is 0."""
+    even = np.arange(600) // 3 % 2 == 0
+    fires = np.stack([even, ~even], axis=1) & (np.arange(600) % 3 < 2)[:, None]
+    assert not differences(dense(fires)).any() and redundant(fires) == ()
+    assert redundant(fires[:, [0, 0]]) == ((0, 1),)
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.4, 0.1), (0.97, 0.99, 0.85), (0.03, 0.01, 0.15)])
+def test_units_that_fire_for_nearly_all_images_or_nearly_none_are_alike_only_if_they_agree_on_the_rest(
+    rates: tuple[float, ...],
+) -> None:
+    fires = by_chance(1200, 12, 1, rates)
+    assert differences(dense(fires)).max() < module.REDUNDANT and redundant(fires) == ()
+    few = fires.copy()
+    few[:2, 0] ^= True  # two images of 1200
+    twins = redundant(np.concatenate([few, fires], axis=1))
+    assert twins == tuple((k, k + 12) for k in range(12))
+
+
+@pytest.mark.parametrize("n", [6, 12, 30, 100, 400])
+def test_few_images_make_no_units_redundant_that_fire_by_chance(n: int) -> None:
+    for seed in range(3):
+        assert redundant(by_chance(n, 300, seed)) == ()
+
+
+def test_a_unit_and_its_copies_at_any_scale_are_redundant_in_a_network() -> None:
+    net = Net(4, x=(12,))
+    layer = net.dense("x", 6)
+    net.head(net.relu(layer), 3)
+    weight, bias = (net.parameters[f"{layer}.{part}"] for part in ("weight", "bias"))
+    assert weight.shape == (6, 12)
+    weight[4], bias[4] = 3 * weight[1], 3 * bias[1]
+    weight[5], bias[5] = weight[2], bias[2]
+    model = net.model()
+    labels = np.arange(400) % 3
+    inputs = samples(model.inputs, 400)
+    inputs["x"][np.arange(400), labels] += 2  # so that units tell classes
+    (about,) = hidden(model)
+    (o,) = occurrences(model, Samples("d", inputs, labels), [about.value])
+    (found,) = (f for f in findings(o, about, False) if f.kind == "redundant")
+    assert found.groups == ((1, 4), (2, 5)) and "400 images" in found.why
+
+
+def test_disagreement_is_one_less_cohens_kappa_where_chance_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHANCE", 1e9)
+    fires = by_chance(1500, 9, 2)
+    fires[:, 7], fires[:, 8] = fires[:, 0], fires[:, 1] ^ (np.arange(1500) % 40 == 0)
+    found = module.disagreement(fires)
+    for a in range(9):
+        for b in range(9):
+            p, q = fires[:, a].mean(), fires[:, b].mean()
+            observed, expected = (fires[:, a] == fires[:, b]).mean(), p * q + (1 - p) * (1 - q)
+            kappa = (observed - expected) / (1 - expected)
+            assert found[a, b] == pytest.approx(1 - kappa, abs=1e-6)  # float32
+
+
+def test_agreement_that_counts_is_rarer_by_chance_than_the_level() -> None:
+    """Held against the binomial distribution itself, for two units that fire for half of the images."""
+    from scipy.stats import binom
+
+    for n in range(2, 80):
+        half = np.arange(n) % 2 == 0
+        for d in range(0, n // 4 + 1):
+            other = half.copy()
+            other[: 2 * d : 2] ^= True
+            assert (half != other).sum() == d
+            pair = module.disagreement(np.stack([half, other], axis=1))[0, 1]
+            assert pair >= 1 or binom.cdf(d, n, 0.5) <= module.CHANCE
+
+
+def test_kernels_with_places_are_compared_by_their_maps_alone_and_it_is_told_of_how_many_images() -> None:
+    found = by_kind(occurrence(flat(0.9, 0, 0.5), flat(0.8, 0, 0.5), flat(0, 0.9, 0.2), n=(10, 10, 10)))["redundant"]
+    assert found.groups == ((0, 1),) and "κ" not in found.why and "30 images" in found.why
+
+
 # ---- what goes -------------------------------------------------------------------------------------------------------
 def test_a_shared_channel_goes_only_where_every_layer_can_do_without() -> None:
     model = network("residual")

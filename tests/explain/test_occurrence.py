@@ -104,9 +104,26 @@ def test_the_order_of_the_images_changes_nothing() -> None:
     model = network("alexnet")
     data = subject(model)
     about = [a.value for a in activations(model)]
-    turned = data.at(np.random.default_rng(3).permutation(N))
-    for one, other in zip(occurrences(model, data, about), occurrences(model, turned, about), strict=True):
+    order = np.random.default_rng(3).permutation(N)
+    for one, other in zip(occurrences(model, data, about), occurrences(model, data.at(order), about), strict=True):
         assert np.array_equal(one.counts, other.counts)
+        assert one.fires is None or np.array_equal(one.fires[order], other.fires)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_kernels_with_one_position_it_is_told_for_which_images_they_fire(name: str) -> None:
+    model = network(name)
+    data = subject(model)
+    about = activations(model)
+    for at_once in (occurrence.AT_ONCE, 1):
+        found = occurrences(model, data, [a.value for a in about], at_once=at_once)
+        for a, o in zip(about, found, strict=True):
+            h = seen_value(model, data, a.value, a.axis)
+            assert (o.fires is None) == (h.shape[2] > 1)
+            if o.fires is not None:
+                assert o.fires.dtype == np.bool_ and np.array_equal(o.fires, h[:, :, 0] > 0)
+                part = o.part(np.array([1, 0]))
+                assert part.fires is not None and np.array_equal(part.fires, o.fires[:, [1, 0]])
 
 
 # ---- eq. 2 to 4 ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """What occurrence maps say of a layer: kernels to do without, layers that are too small, a network too shallow.
 
 The thresholds are points of a share, 0..1, and leave kernels alone in doubt: with few images of a class chance makes
-maps differ, and kernels look more selective and less redundant than they are. Of dense units they say less, since maps
-of one position show for how many images of a class a unit fires, and not for which.
+maps differ, and kernels look more selective and less redundant than they are. Maps of one position, as dense units have
+them, show for how many images of a class a unit fires, and not for which: to be redundant such units have to agree on
+the images too, and on so many that it is no chance. Kernels with places are compared as in the paper, by D alone, which
+does not ask for which images either: kernels that fire alike on the mean are redundant to it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from toolchain.explain.layers import Activation, activation_of
 from toolchain.explain.occurrence import (
     F64,
     I64,
+    IMAGES,
+    Bool,
     Occurrence,
     class_selectivity,
     differences,
@@ -34,7 +38,8 @@ from toolchain.validate import read_bytes
 
 ALWAYS = 0.99  # a kernel that fires in more of all places of all images than this tells nothing by firing
 UNSELECTIVE = 0.05  # its share of firing images differs by less between any class and the others, mean over places
-REDUNDANT = 0.1  # D within a group is less: for 9 images in 10 the kernels fire in the same places
+REDUNDANT = 0.1  # D within a group is less: for 9 images in 10 the kernels fire in the same places; so is 1 − κ
+CHANCE = 0.05  # probability that chance makes any two units of a layer agree as well, which is too high
 UNSEPARATED = 0.2  # in no place does any kernel fire for so many more, or fewer, images of the class than of others
 SHALLOW = 0.3  # in no place does a kernel of the last layer fire for so many more of its images
 
@@ -42,7 +47,7 @@ KINDS = {
     "dead": "never fires",
     "always-on": "fires everywhere, for every image",
     "unselective": "fires alike for all classes",
-    "redundant": "fire in the same places for the same classes",
+    "redundant": "fire in the same places for the same classes, or for the same images",
     "too-small": "no kernel separates these classes",
     "too-shallow": "the last layer has no kernel of these classes",
     "blank": "no samples",
@@ -107,7 +112,9 @@ def ineffective(o: Occurrence, about: Activation, s: F64, kernels: F64) -> list[
     is_alike = (strength < UNSELECTIVE) & ~is_dead & ~is_always
     rest = np.flatnonzero(~(is_dead | is_always | is_alike))
     part = o.part(rest)
-    apart = differences(part)
+    measures: dict[str, NDArray[np.floating]] = {"D ≤ {:.3f}": differences(part)}
+    if part.fires is not None:
+        measures["1 − κ ≤ {:.3f}"] = disagreement(part.fires)
     stays = () if len(rest) or is_always.any() else (int(kernels.argmax()),)
     n = f"{o.samples.sum():,} images"
     found = []
@@ -116,13 +123,13 @@ def ineffective(o: Occurrence, about: Activation, s: F64, kernels: F64) -> list[
     if is_always.any():
         found.append(of_units("always-on", o, is_always, f"fires in {100 * ALWAYS:g} % or more of all places of {n}"))
     if is_alike.any():
-        most = f"classes differ by {100 * strength[is_alike].max():.1f} points at most, mean over places"
+        most = f"classes differ by {100 * strength[is_alike].max():.1f} points at most, mean over places of {n}"
         found.append(of_units("unselective", o, is_alike, most, stays))
-    groups = alike(apart, REDUNDANT)
+    groups = alike(np.maximum.reduce([*measures.values()]), REDUNDANT)
     if groups:
-        most = max(apart[np.ix_(g, g)].max() for g in groups)
         best = tuple(int(rest[g[kernels[rest[g]].argmax()]]) for g in groups)
-        why = f"D ≤ {most:.3f} within {len(groups)} groups; the most selective of each stays"
+        most = (text.format(max(apart[np.ix_(g, g)].max() for g in groups)) for text, apart in measures.items())
+        why = f"{', '.join(most)} within {len(groups)} groups, told from {n}; the most selective of each stays"
         why += f"; {said}" if (said := estimated(part)) else ""
         found.append(Finding("redundant", o.layer, why, tuple(tuple(rest[g].tolist()) for g in groups), best))
     return found
@@ -144,6 +151,30 @@ def alike(apart: F64, most: float) -> list[I64]:
     label = fcluster(linkage(squareform(apart, checks=False), "complete"), most, "distance")
     groups = [np.flatnonzero(label == g) for g in np.unique(label)]
     return sorted((g for g in groups if len(g) > 1), key=lambda g: int(g[0]))
+
+
+def disagreement(fires: Bool) -> NDArray[np.float32]:
+    """1 − κ: images on which two units disagree, of those on which they would by chance, [k, k] (Cohen 1960).
+
+    fires  [n, k]
+
+    1 where chance makes some pair of the layer disagree on as few with a probability above CHANCE: by Chernoff's bound,
+    P(X ≤ d) ≤ exp(d − E − d ln (d / E)), times the number of pairs. So few images show no units to be redundant.
+    """
+    from scipy.special import xlogy
+
+    (n, k), each = fires.shape, fires.sum(axis=0, dtype=np.float32)
+    found = np.zeros((k, k), np.float32)  # images for which both fire: exact up to 2²⁴
+    for start in range(0, n, IMAGES):
+        part = fires[start : start + IMAGES].astype(np.float32)
+        found += part.T @ part
+    wanted = np.log(max(k * (k - 1) // 2, 1) / CHANCE)
+    for row, mine in zip(found, each, strict=True):
+        differ, expected = mine + each - 2 * row, (mine * (n - each) + each * (n - mine)) / n
+        share = np.divide(differ, expected, out=np.ones_like(row), where=expected > 0)
+        row[:] = np.where(expected - differ + xlogy(differ, share) >= wanted, share, 1)
+    np.fill_diagonal(found, 0)
+    return found
 
 
 def unseparated(o: Occurrence, s: F64, is_last: bool) -> list[Finding]:

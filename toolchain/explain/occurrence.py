@@ -1,8 +1,9 @@
 """Activation occurrence maps: how often, where and for which classes the kernels of a layer fire (Garcia et al.).
 
 A dense unit is a kernel with one position. Counts are whole numbers, made inside onnxruntime: one-hot classes times
-y > 0 is a matrix product, so that no activation ever leaves it. `layers` says where a layer is seen to fire. Means are
-over classes that have samples; maps of the others are nan.
+y > 0 is a matrix product, so that no activation ever leaves it; of kernels with one position it is told, too, for which
+images they fire. `layers` says where a layer is seen to fire. Means are over classes that have samples; maps of the
+others are nan.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from toolchain.ops.tape import PREFIX
 from toolchain.plain import parameter
 from toolchain.session import run, session, with_outputs
 
-F64, I64 = NDArray[np.float64], NDArray[np.int64]
+F64, I64, Bool = NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
 AT_ONCE = 1 << 23  # bytes of activations of one run: they stay in the processor's cache
 MOST = 1 << 31  # bytes of the counts of all layers
+IMAGES = 1024  # of one run at most
 ORDERLY = 128  # kernels up to which neighbours in the order of rows are the nearest that the tree allows
 COMPARED = 1 << 31  # shares of all pairs of kernels that D compares, some seconds: more are sampled
 LEAST_CELLS = 256  # of a pair: the standard error of D is 0.5/√256 at most
@@ -44,15 +46,17 @@ class Occurrence:
     counts   images of class c whose activation of kernel k is > 0 there, [k, c, *positions]
     samples  images of each class, [c]
     classes  their names
+    fires    whether kernel k fires for image n, [n, k], or None where kernels have several positions
     """
 
     layer: str
     counts: I64
     samples: I64
     classes: tuple[str, ...]
+    fires: Bool | None = None
 
     @property
-    def seen(self) -> NDArray[np.bool_]:
+    def seen(self) -> Bool:
         """Classes with samples, [c]."""
         return self.samples > 0
 
@@ -63,7 +67,8 @@ class Occurrence:
 
     def part(self, kernels: I64) -> Occurrence:
         """Some of the kernels."""
-        return replace(self, counts=self.counts[kernels])
+        fires = None if self.fires is None else self.fires[:, kernels]
+        return replace(self, counts=self.counts[kernels], fires=fires)
 
 
 # ---- the equations ---------------------------------------------------------------------------------------------------
@@ -173,12 +178,19 @@ def occurrences(
     check_size(found, values, len(names))
     if not found:
         return []
-    sums = counted(model, data, [values[a.value] for a in found], len(names), threads, at_once, progress)
+    read = [values[a.value] for a in found]
+    placeless = [i for i, a in enumerate(found) if entries(read[i]) == dims(read[i])[a.axis]]
+    sums, fires = counted(model, data, read, placeless, len(names), threads, at_once, progress)
     samples = np.bincount(data.labels, minlength=len(names))
     return [
-        Occurrence(a.layer, by_kernel(total, values[a.value], a.axis), samples, names)
-        for a, total in zip(found, sums, strict=True)
+        Occurrence(a.layer, by_kernel(sums[i], read[i], a.axis), samples, names, fires.get(i))
+        for i, a in enumerate(found)
     ]
+
+
+def entries(value: ir.Value) -> int:
+    """Of one sample."""
+    return abs(math.prod(dims(value)))
 
 
 def class_names(model: Model, data: Samples) -> tuple[str, ...]:
@@ -191,7 +203,7 @@ def class_names(model: Model, data: Samples) -> tuple[str, ...]:
 
 def check_size(found: Sequence[Activation], values: Mapping[str, ir.Value], classes: int) -> None:
     """Raise Unsupported for maps that would not fit into memory."""
-    sizes = [8 * classes * abs(math.prod(dims(values[a.value]))) for a in found]
+    sizes = [8 * classes * entries(values[a.value]) for a in found]
     if sum(sizes) > MOST:
         largest = found[sizes.index(max(sizes))]
         raise Unsupported(
@@ -205,56 +217,70 @@ def counted(
     model: Model,
     data: Samples,
     values: Sequence[ir.Value],
+    placeless: Sequence[int],
     classes: int,
     threads: int,
     at_once: int,
     progress: Progress,
-) -> list[I64]:
-    """Images of each class for which each entry is > 0, [classes, entries of a sample] for each value."""
+) -> tuple[list[I64], dict[int, Bool]]:
+    """Images of each class for which each entry is > 0, [classes, entries of a sample] for each value.
+
+    placeless  numbers of the values of which it is told, too, for which images that is, [n, entries of a sample]
+    """
     assert data.labels is not None
-    runner = session(counting(model, values, classes), threads)
-    largest = 4 * sum(abs(math.prod(dims(v))) for v in values)
+    runner = session(counting(model, values, placeless, classes), threads)
     n, is_free = len(data), model.batch == "free"
-    size = max(1, min(at_once // largest, n, 1024)) if is_free else int(model.batch)
-    totals = [np.zeros((classes, abs(math.prod(dims(v)))), np.int64) for v in values]
+    size = max(1, min(at_once // (4 * sum(map(entries, values))), n, IMAGES)) if is_free else int(model.batch)
+    totals = [np.zeros((classes, entries(v)), np.int64) for v in values]
+    fires = {i: np.zeros((n, entries(values[i])), np.bool_) for i in placeless}
     for start in range(0, n, size):
         pick = np.arange(start, min(start + size, n))
         one_hot = np.zeros((classes, len(pick) if is_free else size), np.float32)
         one_hot[data.labels[pick], np.arange(len(pick))] = 1
         filled = np.resize(pick, one_hot.shape[1])  # a fixed batch is filled up with samples that count for no class
         part = run(runner, {k: v[filled] for k, v in data.inputs.items()} | {LABELS: one_hot})
-        for total, found in zip(totals, part, strict=True):
-            total += found.astype(np.int64)  # float32 is exact up to 2²⁴ images, and a run has 1024
+        for total, found in zip(totals, part, strict=False):
+            total += found.astype(np.int64)  # float32 is exact up to 2²⁴ images
+        for fired, found in zip(fires.values(), part[len(totals) :], strict=True):
+            fired[pick] = found[: len(pick)]
         progress("occurrence", int(pick[-1]) + 1, n)
-    return totals
+    return totals, fires
 
 
 LABELS = f"{PREFIX}one-hot"
 
 
-def counting(model: Model, values: Sequence[ir.Value], classes: int) -> ir.Model:
-    """A graph whose outputs are one-hot classes [classes, N] times values > 0 [N, entries of a sample]."""
+def counting(model: Model, values: Sequence[ir.Value], placeless: Sequence[int], classes: int) -> ir.Model:
+    """A graph whose outputs are one-hot classes [classes, N] times values > 0 [N, entries of a sample].
+
+    After these come the factors on the right of the values with these numbers, as booleans.
+    """
     graph = with_outputs(model.ir, [str(v.name) for v in values])
     made = list(graph.graph.outputs)
     batch = BATCH if model.batch == "free" else int(model.batch)
     one_hot = ir.Value(name=LABELS, shape=ir.Shape([classes, batch]), type=ir.TensorType(ir.DataType.FLOAT))
     graph.graph.inputs.append(one_hot)
     graph.graph.outputs.clear()
+    fired: list[ir.Value] = []
     for i, (value, read) in enumerate(zip(made, values, strict=True)):
-        entries = abs(math.prod(dims(read)))
-        held = {"zero": np.zeros((), read.dtype.numpy() if read.dtype else np.float32), "flat": np.array([-1, entries])}
+        size = entries(read)
+        held = {"zero": np.zeros((), read.dtype.numpy() if read.dtype else np.float32), "flat": np.array([-1, size])}
         zero, flat = (parameter(f"{PREFIX}occurrence{i}/{k}", v) for k, v in held.items())
         graph.graph.initializers.update({str(v.name): v for v in (zero, flat)})
         order = (axis := along_batch(read), *(a for a in range(len(dims(read))) if a != axis))
         first = ir.node("Transpose", [value], attributes={"perm": order})
         fires = ir.node("Greater", [first.outputs[0], zero])
-        number = ir.node("Cast", [fires.outputs[0]], attributes={"to": ir.DataType.FLOAT.value})
-        rows = ir.node("Reshape", [number.outputs[0], flat])
-        total = ir.node("MatMul", [one_hot, rows.outputs[0]])
+        rows = ir.node("Reshape", [fires.outputs[0], flat])
+        number = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT.value})
+        total = ir.node("MatMul", [one_hot, number.outputs[0]])
         total.outputs[0].name = f"{PREFIX}occurrence{i}"
-        total.outputs[0].type, total.outputs[0].shape = one_hot.type, ir.Shape([classes, entries])
-        graph.graph.extend([first, fires, number, rows, total])
+        total.outputs[0].type, total.outputs[0].shape = one_hot.type, ir.Shape([classes, size])
+        rows.outputs[0].name = f"{PREFIX}fires{i}"
+        rows.outputs[0].type, rows.outputs[0].shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([batch, size])
+        graph.graph.extend([first, fires, rows, number, total])
         graph.graph.outputs.append(total.outputs[0])
+        fired.append(rows.outputs[0])
+    graph.graph.outputs.extend(fired[i] for i in placeless)
     return graph
 
 
