@@ -4,9 +4,9 @@ A command runs in a folder whose results are there from before. Every file opera
 opening, each write, fsync, rename, removal, a new folder. For each of them a child process is sent SIGKILL there, in a
 write when half of its bytes are out. Then each result has to be the old one or the new one, to the byte (those that
 tell the time: whole, by their own format), and the same command, run again, has to give the new ones and leave nothing
-else.
+else. An interrupt has to be told in one line besides, with exit 130, and leaves nothing to remove.
 
-    python -m benchmarks.faults [COMMAND...] [--every N]
+    python -m benchmarks.faults [COMMAND...] [--every N] [--no-disks] [--interrupt]
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ class Points:
 
     EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
 
-    def __init__(self, folder: Path, log: int, at: int) -> None:
-        self.folder, self.log, self.at, self.seen = f"{folder}{os.sep}", log, at, 0
+    def __init__(self, folder: Path, log: int, at: int, sent: signal.Signals) -> None:
+        self.folder, self.log, self.at, self.sent, self.seen = f"{folder}{os.sep}", log, at, sent, 0
         sys.addaudithook(self.told)
         fsync, fdopen = os.fsync, os.fdopen
         os.fsync = lambda handle: (self.point("fsync", named(handle)), fsync(handle))[1]
@@ -195,7 +195,7 @@ class Points:
         os.write(self.log, f"{what} {full.removeprefix(self.folder)}\n".encode())
         if self.seen == self.at:
             half()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.sent)
 
 
 class Halved(io.FileIO):
@@ -226,8 +226,14 @@ class Ended:
     said: str
 
 
-def run(save: Save, folder: Path, at: int = 0, before: Callable[[], object] | None = None) -> Ended:
-    """The command in a child of this process, killed at point `at` if that is not 0.
+def run(
+    save: Save,
+    folder: Path,
+    at: int = 0,
+    sent: signal.Signals = signal.SIGKILL,
+    before: Callable[[], object] | None = None,
+) -> Ended:
+    """The command in a child of this process, sent a signal at point `at` if that is not 0.
 
     before  called in the child; its fault points are not told then
     """
@@ -245,7 +251,7 @@ def run(save: Save, folder: Path, at: int = 0, before: Callable[[], object] | No
                 module, _, name = variable.rpartition(".")
                 setattr(import_module(module), name, value)
             if before is None:
-                Points(folder, log.fileno(), at)
+                Points(folder, log.fileno(), at, sent)
             else:
                 before()
             os._exit(entered([*save.words, *([] if save.words[0] in UNFORCED else ["--force"])]))
@@ -362,36 +368,46 @@ def goes_on(name: str, save: Save) -> bool:
     return any(fnmatch(name, pattern) for pattern in save.goes_on)
 
 
-def walk(save: Save, work: Path, due: Expected, every: int = 1) -> Walked:
-    """Kill the command at every point; run again after each `every`-th, which has to end as if nothing had been."""
+def walk(save: Save, work: Path, due: Expected, sent: signal.Signals, every: int = 1) -> Walked:
+    """End the command at each `every`-th point, and run it again: that has to end as if nothing had been."""
     folder = work / "out"
     in_place = tuple(p for p in due.points if p.startswith("open ") and p.removeprefix("open ") in due.new)
     lost, left = list[str](), list[str]()
-    for at, point in enumerate(due.points, 1):
+    tried = list(enumerate(due.points, 1))[::every]
+    for at, point in tried:
         renewed(folder, save)
-        ended = run(save, folder, at)
-        if ended.code != -signal.SIGKILL:
+        ended = run(save, folder, at, sent)
+        found = contents(folder)
+        lost += [f"{n} at {point}" for n in neither(found, due, save)]
+        if sent == signal.SIGINT:
+            lost += [f"{wrong} at {point}" for wrong in unsaid(ended, 130)]
+            left += [f"{n} at {point}" for n in found.keys() - due.new.keys() if not goes_on(n, save)]
+        elif ended.code != -sent:
             lost.append(f"{point}: was not reached again, exit {ended.code}")
             continue
-        lost += [f"{n} at {point}" for n in neither(contents(folder), due, save)]
-        if at % every == 0:
-            again = run(save, folder)
-            swept(work / "tmp")  # as whichever run needs a temporary folder next does
-            found = contents(folder)
-            lost += [f"{n} in the run after {point}" for n in unequal(found, due)]
-            lost += [f"exit {again.code} after {point}: {again.said}"] if again.code else []
-            left += [f"{n} after {point}" for n in found.keys() - due.new.keys()]
-    return Walked(len(due.points), tuple(lost), tuple(left), in_place)
+        again = run(save, folder)
+        swept(work / "tmp")  # as whichever run needs a temporary folder next does
+        found = contents(folder)
+        lost += [f"{n} in the run after {point}" for n in unequal(found, due)]
+        lost += [f"exit {again.code} after {point}: {again.said}"] if again.code else []
+        left += [f"{n} after {point}" for n in found.keys() - due.new.keys()]
+    return Walked(len(tried), tuple(lost), tuple(left), in_place)
+
+
+def unsaid(ended: Ended, code: int) -> list[str]:
+    """What is wrong with the end of a run that should have told why in one line, warnings apart.
+
+    click ends the line of a terminal that shows ^C: an empty one.
+    """
+    lines = [line for line in ended.said.splitlines() if line and not line.startswith("jettison: warning")]
+    return ([] if ended.code == code else [f"exit {ended.code}"]) + ([] if len(lines) == 1 else [f"{len(lines)} lines"])
 
 
 def refused(save: Save, work: Path, due: Expected, ended: Ended) -> list[str]:
     """What is wrong with a run that could not write: one line, its exit code, no file that is neither old nor new."""
     found = contents(work / "out")
-    lines = [line for line in ended.said.splitlines() if not line.startswith("jettison: warning")]
-    wrong = [] if ended.code == save.refusal else [f"exit {ended.code}"]
-    wrong += [] if len(lines) == 1 else [f"{len(lines)} lines"]
     return (
-        wrong
+        unsaid(ended, save.refusal)
         + [f"{n} is lost" for n in neither(found, due, save)]
         + [f"{n} is left" for n in found.keys() - due.new.keys() if not goes_on(n, save)]
     )
@@ -497,8 +513,11 @@ def main() -> None:
     """Print a line for each command, and what went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(SAVES))
-    parser.add_argument("--every", type=int, default=1, help="run again after each N-th kill only")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="each N-th fault point only")
+    parser.add_argument("--no-disks", action="store_true", help="leave out the disks that cannot be written")
+    parser.add_argument("--interrupt", action="store_true", help="send SIGINT, as Ctrl-C does, instead of SIGKILL")
     asked = parser.parse_args()
+    sent = signal.SIGINT if asked.interrupt else signal.SIGKILL
     total, wrong, tries, right, is_sound = 0, 0, 0, 0, True
     print("command       fault points  files lost  files left  opened in place  cannot write  of it right  seconds")
     with tempfile.TemporaryDirectory(prefix="jettison-faults-") as name:
@@ -513,7 +532,8 @@ def main() -> None:
                 continue
             begun = time.monotonic()
             due = expected(save, work / "out")
-            walked, disks = walk(save, work, due, asked.every), full(save, work, due)
+            walked = walk(save, work, due, sent, asked.every)
+            disks = {} if asked.no_disks else full(save, work, due)
             good = sum(not w for w in disks.values())
             print(
                 f"{command:<13} {walked.points:>12}  {len(walked.lost):>10}  {len(walked.left):>10}  "
