@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import io
 import json
 import os
@@ -23,8 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
@@ -55,6 +58,7 @@ class Save:
     given    {variable of a module: value}, so that a short run keeps what it has as often as a long one
     outside  {environment variable: value}, in which {work} is the folder above
     refusal  exit code of a run that cannot write
+    reads    a file of in/ that has to be in its own folder
     """
 
     words: tuple[str, ...]
@@ -64,6 +68,7 @@ class Save:
     given: Mapping[str, Any] = field(default_factory=dict)
     outside: Mapping[str, str] = field(default_factory=dict)
     refusal: int = 3
+    reads: str = ""
 
 
 SAVES = {
@@ -110,7 +115,7 @@ SAVES = {
         KEPT,
     ),
     "sparsify": Save(
-        ("sparsify", "../in/model.onnx", *DATA, *EPOCHS, "--rounds", "2", "--share", "60%", "-o", "."),
+        ("sparsify", "../in/model.onnx", *DATA, "--epochs", "1", "--rounds", "2", "--share", "60%", "-o", "."),
         ("model.onnx", "sparse.onnx", "plan.json", "rounds.json"),
         "torch",
         ("series.json", "round-*"),
@@ -145,7 +150,7 @@ SAVES = {
         ("explain", "../in/model.onnx", *DATA, *QUICK, "--figures", "prune-curve", "--orders", "1", "-o", "."),
         ("figures.json", "index.html"),
     ),
-    "report": Save(("report", "."), ("report.html",)),
+    "report": Save(("report", "."), ("report.html",), reads="report.json"),
     "targets": Save(
         ("targets", "setup", "qemu-user-a53"),
         (),
@@ -219,11 +224,12 @@ def named(handle: int) -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its exit code, negative for a signal; its fault points; and what it said of errors."""
+    """How a run ended: its exit code, negative for a signal; its fault points; what it said of errors, and loaded."""
 
     code: int
     points: tuple[str, ...]
     said: str
+    loaded: tuple[str, ...]
 
 
 def run(
@@ -254,13 +260,17 @@ def run(
                 Points(folder, log.fileno(), at, sent)
             else:
                 before()
-            os._exit(entered([*save.words, *([] if save.words[0] in UNFORCED else ["--force"])]))
+            code = entered([*save.words, *([] if save.words[0] in UNFORCED else ["--force"])])
+            if before is None:
+                os.write(log.fileno(), f"\0{' '.join(sys.modules)}".encode())
+            os._exit(code)
         os.close(into)
         with open(out, "rb") as said:
             text = said.read().decode()
         _, status = os.waitpid(child, 0)
         log.seek(0)
-        return Ended(os.waitstatus_to_exitcode(status), tuple(log.read().decode().splitlines()), text)
+        points, _, names = log.read().decode().partition("\0")
+        return Ended(os.waitstatus_to_exitcode(status), tuple(points.splitlines()), text, tuple(names.split()))
 
 
 def entered(words: Sequence[str]) -> int:
@@ -297,11 +307,16 @@ def renewed(folder: Path, save: Save) -> None:
     for place in (folder, folder.parent / "tmp"):
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
+    furnished(folder, save)
+
+
+def furnished(folder: Path, save: Save) -> None:
+    """Old files of the results, and what the command reads there."""
     for name in save.results:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(OLD)
-    if save.words[0] == "report":
-        shutil.copy(folder.parent / "in/report.json", folder)
+    if save.reads:
+        shutil.copy(folder.parent / "in" / save.reads, folder)
 
 
 def is_whole(name: str, content: bytes) -> bool:
@@ -336,12 +351,23 @@ def expected(save: Save, folder: Path) -> Expected:
     runs = []
     for _ in range(2):
         renewed(folder, save)
-        ended = run(save, folder)
-        if ended.code:
-            raise SystemExit(f"{' '.join(save.words)}: {ended.said}")
+        ended = succeeded(save, folder)
         runs.append(contents(folder))
     timed = frozenset(n for n in runs[0] if runs[0][n] != runs[1].get(n))
     return Expected(runs[0], timed, ended.points)
+
+
+def succeeded(save: Save, folder: Path) -> Ended:
+    """A run that nothing hinders; what it had to import, the next ones find in this process. None of it has threads."""
+    ended = run(save, folder)
+    if ended.code:
+        raise SystemExit(f"{' '.join(save.words)}: {ended.said}")
+    with warnings.catch_warnings(action="ignore"):
+        for name in ended.loaded:
+            with suppress(ImportError):  # names that stand for others
+                import_module(name)
+    gc.freeze()  # or each child copies every page that its collector looks at
+    return ended
 
 
 def neither(found: Mapping[str, bytes], due: Expected, save: Save) -> list[str]:
@@ -441,11 +467,7 @@ def full(save: Save, work: Path, due: Expected) -> dict[str, list[str]]:
 
 def filled(folder: Path, save: Save, pages: int) -> None:
     """A disk with old results and so many free pages."""
-    for name in save.results:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(OLD)
-    if save.words[0] == "report":
-        shutil.copy(folder.parent / "in/report.json", folder)
+    furnished(folder, save)
     room = os.statvfs(folder)
     with (folder / "filler").open("wb") as file:
         file.write(bytes((room.f_bfree - pages) * room.f_bsize))
@@ -465,20 +487,9 @@ def mount(*words: str) -> int:
         return errno.EPERM
 
 
-def preload(saves: Iterable[Save]) -> None:
-    """Import what these commands do: here once, and not in every child. Nothing of it starts a thread."""
-    from benchmarks.hostile import children
-
-    children.preload()
-    if any(save.needs == "torch" or "--retrain" in save.words for save in saves):
-        import_module("toolchain.retrain.magnitude")
-    if any(save.words[0] in ("sweep", "explain") for save in saves):
-        import_module("toolchain.explain.plots")
-
-
 # ---- inputs ----------------------------------------------------------------------------------------------------------
-def prepared(work: Path) -> None:
-    """in/: the shipped network, eight samples, a plan with its network, a configuration, a report."""
+def prepared(work: Path, saves: Sequence[Save]) -> None:
+    """in/: the shipped network, eight samples; of a plan with its network, a configuration, a report what is read."""
     import numpy as np
 
     from toolchain.shipped import triangles_squares_path
@@ -495,11 +506,10 @@ def prepared(work: Path) -> None:
         ("init", ("jettison.toml",)),
         ("compress", ("report.json",)),
     ):
-        ended = run(SAVES[name], work / "out")
-        if ended.code:
-            raise SystemExit(f"{name}: {ended.said}")
-        for file in wanted:
-            shutil.copy(work / "out" / file, work / "in")
+        if any(f"../in/{file}" in save.words or file == save.reads for save in saves for file in wanted):
+            succeeded(SAVES[name], work / "out")
+            for file in wanted:
+                shutil.copy(work / "out" / file, work / "in")
 
 
 def missing(save: Save) -> bool:
@@ -524,8 +534,7 @@ def main() -> None:
         work = Path(name).resolve()
         chosen = {command: SAVES[command] for command in asked.commands or SAVES}
         absent = {command for command, save in chosen.items() if missing(save)}
-        preload(save for command, save in chosen.items() if command not in absent)
-        prepared(work)
+        prepared(work, [save for command, save in chosen.items() if command not in absent])
         for command, save in chosen.items():
             if command in absent:
                 print(f"{command:<13} left out: {save.needs} is not installed")
