@@ -146,6 +146,8 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], int, str]]:
     compress = ["compress", SHIPPED, "--budget", "params<=50%", "-o", "fresh", "--data"]
     return {
         "missing": ([*prune, "nothing.onnx"], 3, "no such file"),
+        "a path too long": ([*prune, "x" * 300], 3, "file name too long"),
+        "a path too long to write": ([*prune, SHIPPED, "-o", "x" * 300], 3, "the path is too long"),
         "a folder": ([*prune, "."], 3, "is a folder"),
         "empty": ([*prune, "empty.onnx"], 3, "the file is empty"),
         "truncated": ([*prune, "half.onnx"], 3, "not an ONNX model"),

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.compress.groups import analyse
-from toolchain.errors import BadInput, JettisonError, UsageError
+from toolchain.errors import BadInput, JettisonError, Unsupported, UsageError
 from toolchain.model import Model, load, save
 from toolchain.ops.table import dims
 from toolchain.session import run, session
@@ -79,6 +79,16 @@ def test_the_shapes_written_are_those_that_values_have(name: str) -> None:
     for value in (v for n in model.graph for v in n.outputs):
         wanted = tuple(-3 * d if d < 0 else d for d in dims(value))
         assert found[str(value.name)].shape == wanted, value.name
+
+
+def test_an_older_network_that_onnx_cannot_lift_is_unsupported(tmp_path: Path) -> None:
+    """A Loop without a body: the converter runs out of an allocator's bounds."""
+    node = helper.make_node("Loop", ["x"], ["y"])
+    sides = [[helper.make_tensor_value_info(n, F, [1, 4])] for n in "xy"]
+    graph = helper.make_graph([node], "net", *sides)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), tmp_path / "n.onnx")
+    with pytest.raises(Unsupported, match="onnx cannot lift the model"):
+        load(tmp_path / "n.onnx")
 
 
 @pytest.mark.parametrize("opset", [8, 11, 12, 13, 17])

@@ -427,8 +427,8 @@ def referring(proto: onnx.ModelProto) -> None:
     )
 
 
-def choosing(made: str) -> onnx.NodeProto:
-    inside = branch(helper.make_node("Relu", ["r"], ["t"]), made)
+def choosing(made: str, reads: str = "r") -> onnx.NodeProto:
+    inside = branch(helper.make_node("Relu", [reads], ["t"]), made)
     return helper.make_node("If", ["r"], ["s"], then_branch=inside, else_branch=inside)
 
 
@@ -468,9 +468,14 @@ def narrow() -> onnx.ModelProto:
         ),
         (changed(referring), BadInput, "attribute 'transB' of Gemm 'a' is that of a function, and it stands in none"),
         (extended(choosing("nobody")), BadInput, "output 'nobody' of the branch 'branch' is never made in it"),
+        (
+            extended(choosing("t", reads="t")),
+            BadInput,
+            "Relu '' in the branch 'branch' reads 't' before it is made",
+        ),
         (narrow(), BadInput, "makes a value with an axis of"),
     ],
-    ids=["no outputs", "sparse", "texts", "domain", "metadata", "kind", "reference", "unmade", "narrow"],
+    ids=["no outputs", "sparse", "texts", "domain", "metadata", "kind", "reference", "unmade", "early", "narrow"],
 )  # fmt: skip
 def test_what_only_a_mutant_says_is_refused_by_name(
     proto: onnx.ModelProto | bytes, kind: type[JettisonError], message: str, tmp_path: Path

@@ -185,7 +185,7 @@ def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
     proto.ir_version = max(proto.ir_version, 10)
     try:
         return onnx.version_converter.convert_version(proto, OPSET)
-    except (RuntimeError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise Unsupported(f"onnx cannot lift the model to opset {OPSET}: {root_of(error)}") from error
 
 

@@ -16,11 +16,10 @@ import onnx_ir as ir
 from toolchain.model import Model
 from toolchain.onnx_file import varint, without_graph
 from toolchain.ops import activation, arithmetic, normalisation
-from toolchain.ops.table import Shape, asking, dims, find, is_sized
+from toolchain.ops.table import Shape, asking, dims, find, is_sized, is_view
 
 ALIGNMENT = 16  # bytes, as in TensorFlow Lite Micro
 ELEMENTWISE = (activation.same, arithmetic.broadcast, normalisation.batchnorm_channels)  # rules of ops of each element
-VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}  # the same bytes under another shape
 
 
 @dataclass(frozen=True)
@@ -242,12 +241,17 @@ def overlapping(lives: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
 
 def takes_over(node: ir.Node, source: ir.Value | None, value: ir.Value, last: dict[ir.Value, int], i: int) -> bool:
     """Whether an output can live in the buffer of its node's first input."""
-    if node.op_type in VIEWS:
+    if is_view(node):
         return True
     computed = [v for v in node.inputs if v is not None and v.const_value is None]
+    is_alone = is_elementwise(node) and len(computed) == 1 and source is computed[0]
+    return is_alone and last[computed[0]] == i and size_of(computed[0], dims) == size_of(value, dims)
+
+
+def is_elementwise(node: ir.Node) -> bool:
+    """Whether each element of the output is made of one element of each input."""
     entry = find(node)
-    elementwise = entry is not None and entry.channels in ELEMENTWISE and len(computed) == 1 and source is computed[0]
-    return elementwise and last[computed[0]] == i and size_of(computed[0], dims) == size_of(value, dims)
+    return entry is not None and entry.channels in ELEMENTWISE
 
 
 def size_of(value: ir.Value, shape: Shape) -> int:

@@ -157,15 +157,21 @@ def check_nodes(proto: onnx.ModelProto, path: Path) -> None:
     for owner, imports in ((proto.graph, proto.opset_import), *((f, f.opset_import) for f in proto.functions)):
         inner = [*branches(owner.node, path, 1)]
         for graph in inner:
-            check_outputs(graph, path)
+            check_branch(graph, path)
         opset = next((o.version for o in imports if o.domain in STANDARD), 0)
         for node in (n for part in (owner, *inner) for n in part.node):
             check_node(node, opset, isinstance(owner, onnx.FunctionProto), path)
             node.ClearField("device_configurations")  # on which of several devices it ran: nothing here reads it
 
 
-def check_outputs(branch: onnx.GraphProto, path: Path) -> None:
-    """What a branch ends in is made in it."""
+def check_branch(branch: onnx.GraphProto, path: Path) -> None:
+    """What a branch makes it makes before it reads it, and what it ends in is made in it."""
+    later = Counter(o for n in branch.node for o in n.output if o)
+    for node in branch.node:
+        for name in (n for n in node.input if later[n]):
+            who = f"{node.op_type} '{node.name}' in the branch '{branch.name}'"
+            raise BadInput(f"{who} reads '{name}' before it is made", str(path))
+        later -= Counter(node.output)
     made = {o for n in branch.node for o in n.output} | {t.name for t in branch.initializer}
     made |= {v.name for v in branch.input}
     for output in branch.output:

@@ -9,10 +9,10 @@ import onnx_ir as ir
 from targets.estimate import Size, Work
 from targets.kernels import Kind
 from toolchain.model import Model
-from toolchain.ops.table import Shape, attribute, dims
-from toolchain.profile import VIEWS, arena, is_weight, node_macs, params
+from toolchain.ops.table import Shape, attribute, dims, is_convolution, is_view
+from toolchain.profile import arena, is_weight, node_macs, params
 
-# A runtime does the second in the kernel of the first.
+# A runtime does the second in the kernel of the first: what runtimes do, and no fact of the ops.
 LEADERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization"}
 FOLLOWERS = {"Relu", "Clip", "BatchNormalization"}
 
@@ -39,14 +39,14 @@ def work(node: ir.Node, shape: Shape) -> Work:
 
 def kind(node: ir.Node, macs: int, weights: int) -> Kind:
     """Which kernel a node runs in: a matrix product whose weights are used again is one like a convolution."""
-    if node.op_type in VIEWS:
+    if is_view(node):
         return "view"
     source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
     if node.op_type in FOLLOWERS and source is not None and source.op_type in LEADERS:
         return "activation"
     if not macs:
         return "elementwise"
-    if node.op_type in ("Conv", "ConvTranspose"):
+    if is_convolution(node):
         assert node.inputs[1] is not None
         return "depthwise" if attribute(node, "group", 1) > 1 and dims(node.inputs[1])[1] == 1 else "convolution"
     return "dense" if macs <= weights else "convolution"

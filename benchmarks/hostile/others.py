@@ -3,18 +3,20 @@
     python -m benchmarks.hostile.others --python /path/of/their/python [--mutants 500] [--json FILE]
 
 told: it failed and said so; traceback: it failed with one; crash: by a signal; hang: 10 s; accepted: it ended well.
-Of the files of the table, it is known which have to be refused. jettison-normalise is `prune --budget units<=100%`,
-which writes the network back as it is.
+Of the files of the table, it is known which have to be refused. Mutants are told apart by whether onnxruntime loads and
+runs them: most that it runs are to be accepted, but not all (NaN among the weights, no opset, a shape that is open).
+jettison-normalise is `prune --budget units<=100%`, which writes the network back as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,18 @@ def mutants(seeds: dict[str, Path], folder: Path, count: int) -> Iterator[Path]:
         yield path
 
 
+def tried(tool: str, python: str, paths: Sequence[Path], folder: Path) -> list[Outcome]:
+    """What a tool makes of each file."""
+    server = () if tool in OURS else (python, ("benchmarks.rivals.hostile_case", tool))
+    found = []
+    with Runner(*server) as runner:
+        for path in paths:
+            words = OURS[tool].split() if tool in OURS else ["{}", "made.onnx"]
+            found.append(runner.run([str(path) if w == "{}" else w for w in words], folder))
+            (folder / "made.onnx").unlink(missing_ok=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="Of the environment with the other tools.")
@@ -68,20 +82,20 @@ def main() -> None:
         folder = Path(there)
         seeds = write_seeds(folder)
         rows = [p for name, p in write_files(folder).items() if name in refused()]
-        sets = {"bad files": rows, "mutants": list(mutants(seeds, folder, asked.mutants))}
-        for tool in (*OURS, *THEIRS):
-            server = () if tool in OURS else (asked.python, ("benchmarks.rivals.hostile_case", tool))
-            with Runner(*server) as runner:
-                for which, paths in sets.items():
-                    for path in paths:
-                        words = OURS[tool].split() if tool in OURS else ["{}", "made.onnx"]
-                        found = runner.run([str(path) if w == "{}" else w for w in words], folder)
-                        counts.setdefault(f"{tool}, {which}", Counter())[kind(found)] += 1
-                        worst[tool] = max(worst.get(tool, 0), found.peak_rss_bytes)
-                        (folder / "made.onnx").unlink(missing_ok=True)
-    for name, found in counts.items():
-        told = " · ".join(f"{k} {found[k]}" for k in KINDS)
-        print(f"{name:34} {found.total():5} files · {told} · {worst[name.partition(',')[0]] >> 20} MiB at most")
+        drawn = list(mutants(seeds, folder, asked.mutants))
+        runs = [kind(o) == "accepted" for o in tried("onnxruntime", asked.python, drawn, folder)]
+        sets = {
+            "bad files": rows,
+            "mutants that run": [p for p, is_run in zip(drawn, runs, strict=True) if is_run],
+            "mutants that do not": [p for p, is_run in zip(drawn, runs, strict=True) if not is_run],
+        }
+        for tool, (which, paths) in itertools.product((*OURS, *THEIRS), sets.items()):
+            found = tried(tool, asked.python, paths, folder)
+            counts[f"{tool}, {which}"] = Counter(map(kind, found))
+            worst[tool] = max(worst.get(tool, 0), *(o.peak_rss_bytes for o in found))
+    for name, each in counts.items():
+        told = " · ".join(f"{k} {each[k]}" for k in KINDS)
+        print(f"{name:40} {each.total():5} files · {told} · {worst[name.partition(',')[0]] >> 20} MiB at most")
     if asked.json is not None:
         asked.json.write_text(json.dumps({k: dict(v) for k, v in counts.items()}, indent=1) + "\n")
 

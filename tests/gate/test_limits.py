@@ -70,6 +70,8 @@ BAD = {
     "a negative drop": (HEAD + "accuracy = { max_drop = -0.1 }\n", "-0.1 is no share"),
     "tolerance": (HEAD + 'latency = { max = "1 ms", tolerance = "0.15" }\n', "cannot read the share '0.15'"),
     "growth": (HEAD + 'regress = { flash = "2", baseline = "b" }\n', ":3: regress flash: cannot read the share '2'"),
+    "growth of time": (HEAD + 'regress = { latency = "2%" }\n', ":3: regress latency: a time of another day"),
+    "growth of accuracy": (HEAD + 'regress = { accuracy = "2%" }\n', "Write accuracy = { max_drop = 0.01 }"),
     "growth beyond nothing": (HEAD + 'regress = { flash = "2%" }\n', "regress flash: has no baseline. Give --baseline"),
     "a drop beyond nothing": (HEAD + "accuracy = { max_drop = 0.01 }\n", "accuracy max_drop: has no baseline"),
     "twice": (HEAD + "flash = 1\n" + HEAD + "flash = 2\n", ":6: flash of net.onnx is limited twice, here and at"),

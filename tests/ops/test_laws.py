@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from ops.definitions import DEFINITIONS
 
 from toolchain.compress.gradient import Rule, Tail, Writer, backward, pulled_back, rays_of
 from toolchain.compress.groups import freeze_untouched
+from toolchain.compress.layers import inputs_at, is_linear, matrix, outputs_at, positions, store
 from toolchain.compress.rows import along_batch, batch_axis, per_sample
 from toolchain.errors import Unsupported
 from toolchain.explain.propagation import PROPORTIONAL, propagated
@@ -25,7 +27,7 @@ from toolchain.inference import infer
 from toolchain.model import Model, apply
 from toolchain.ops import OPS
 from toolchain.ops.matrices import matrix_of
-from toolchain.ops.table import Flow, Ray, Sign, dims, sign_of
+from toolchain.ops.table import Flow, Ray, Sign, Weights, dims, sign_of, weights_of
 from toolchain.ops.units import Labels, Units
 from toolchain.session import session
 
@@ -248,6 +250,7 @@ SIGNS: dict[Sign, Callable[[np.ndarray, np.ndarray], Any]] = {
     Sign.POSITIVE: lambda x, y: y >= 0,
     Sign.NEGATIVE: lambda x, y: y <= 0,
     Sign.SUMS: lambda x, y: y >= 0,
+    Sign.POOLS: lambda x, y: (y <= 0) | (x > 0).any(),
 }
 
 
@@ -265,6 +268,74 @@ def test_the_sign_of_an_output_is_what_the_entry_says(case: Case) -> None:
         )
         case, feed = dataclasses.replace(case, inputs=tuple(inputs)), {k: np.abs(v) for k, v in feed.items()}
     assert np.all(SIGNS[sign](feed.get("x0", np.nan), Exact(case)(feed)))
+
+
+@pytest.mark.parametrize("case", [c for c in SIGNED if sign_of(model_of(c).graph[0]) is Sign.POOLS], ids=str)
+def test_a_pool_of_maxima_and_a_relu_may_change_places(case: Case) -> None:
+    f, x = Exact(case), concrete(case)["x0"]
+    np.testing.assert_array_equal(f({"x0": np.maximum(x, 0)}), np.maximum(f({"x0": x}), 0))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].lrp is Flow.GATES], ids=str)
+def test_a_gate_only_ever_opens_and_lets_no_more_than_all_through(case: Case) -> None:
+    x = np.linspace(-9, 9, BATCH * math.prod(case.inputs[0][1:])).reshape(BATCH, *case.inputs[0][1:])
+    y = Exact(case)({"x0": x}).ravel()
+    assert np.all(np.diff(y) >= 0) and y[0] < y[-1] <= 1 and y[0] >= -1
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].view], ids=str)
+def test_a_view_is_the_same_elements_in_their_order(case: Case) -> None:
+    feed = concrete(case)
+    np.testing.assert_array_equal(Exact(case)(feed).ravel(), feed["x0"].ravel())
+
+
+# ---- layers of weights ---------------------------------------------------------------------------------------------
+LAYERS = [c for c in CASES if OPS[c.op].weights is not None and list(c.computed) == [0]]
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=str)
+def test_units_read_and_made_lie_along_the_axes_of_the_weights_that_the_entry_names(case: Case) -> None:
+    """Weights scaled along one axis make scaled units; along the other, what scaled units would have made."""
+    found, x = weights_of(model_of(case).graph[0]), concrete(case)["x0"]
+    if found is None:
+        assert case.attributes.get("transA") or case.inputs[1].ndim == 1
+        return
+
+    def made(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        f = Exact(dataclasses.replace(case, inputs=(case.inputs[0], weights, *case.inputs[2:])))
+        return f({"x0": x}) - f({"x0": np.zeros_like(x)})
+
+    def scaled(a: np.ndarray, axis: int, by: np.ndarray) -> np.ndarray:
+        each = np.tile(by, a.shape[axis] // len(by))  # of every group alike
+        return a * each.reshape([-1 if i == axis % a.ndim else 1 for i in range(a.ndim)])
+
+    w = case.inputs[1]
+    makes, reads = (2.0 ** (np.arange(w.shape[axis]) % 5 - 2) for axis in (found.makes, found.reads))
+    y = made(x, w)
+    size = ROUNDING * np.abs(y).max()
+    np.testing.assert_allclose(
+        made(x, scaled(w, found.makes, makes).astype(w.dtype)), scaled(y, found.unit, makes), atol=size
+    )
+    np.testing.assert_allclose(
+        made(x, scaled(w, found.reads, reads).astype(w.dtype)), made(scaled(x, found.unit, reads), w), atol=size
+    )
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=str)
+def test_an_output_is_a_row_of_what_is_read_times_the_matrix(case: Case) -> None:
+    model, x, f = model_of(case), concrete(case)["x0"], Exact(case)
+    node = model.graph[0]
+    if not is_linear(node, model):
+        assert OPS[case.op].weights(node) in (None, Weights(1, 0, 1, folds=True)) or case.inputs[1].ndim > 2
+        return
+    y = f({"x0": x}) - f({"x0": np.zeros_like(x)})  # without the bias
+    pick = np.arange(positions(node, y))
+    rows = inputs_at(node, x, y.shape[2:], pick)
+    product = case.attributes.get("alpha", 1.0) * rows @ matrix(node).astype(np.float64)
+    np.testing.assert_allclose(product, outputs_at(node, y, pick), rtol=0, atol=ROUNDING * np.abs(y).max())
+    before = matrix(node).copy()
+    store(node, before)
+    np.testing.assert_array_equal(node.inputs[1].const_value.numpy(), case.inputs[1])
 
 
 # ---- matrices ------------------------------------------------------------------------------------------------------

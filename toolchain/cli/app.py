@@ -32,7 +32,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def cli(context: click.Context, quiet: bool, config: Path | None, debug: bool) -> None:
     """Make trained networks small, fast and explainable enough to fly: ONNX in, smaller ONNX and TFLite out."""
     context.obj |= {"quiet": quiet, "debug": debug, "config": config}
-    context.default_map = defaults(context.invoked_subcommand, config)
+    context.default_map = defaults(context)
 
 
 def name_variables(command: click.Command, name: str = "JETTISON") -> None:
@@ -73,7 +73,9 @@ def main() -> None:
 
 
 def unexpected(error: Exception, debug: bool) -> int:
-    """A disk that is full or read-only, whoever was writing; everything else is our bug."""
+    """A disk that is full or read-only, whoever was writing, and a path that none has; all else is our bug."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return complain(f"{error.filename}: the path is too long", 3)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         where = error.filename or "a temporary file or the output"
         return complain(f"cannot write {where}: {error.strerror}. Make room, or set TMPDIR to another disk", 3)

@@ -1,4 +1,4 @@
-"""What jettison.toml says to the commands of the job, where the command line and the environment say nothing."""
+"""What jettison.toml says to commands, where the command line and the environment say nothing."""
 
 from __future__ import annotations
 
@@ -10,41 +10,64 @@ import click
 if TYPE_CHECKING:
     from toolchain.config import ConfigFile
 
-MODEL, DATA, CUT = ("model", "shapes"), ("data", "pixels"), ("budget", "align", "keep")
-COMMANDS: dict[str, tuple[str, ...]] = {  # their parameters that the file may set
-    "compress": (*MODEL, *DATA, *CUT, "held_out"),
-    "prune": (*MODEL, *CUT),
-    "rank": (*MODEL, *DATA),
-    "inspect": MODEL,
-    "groups": MODEL,
+KEYS = {  # parameters that the file sets in every command that has them, and where they stand there
+    "model": "model.path",
+    "models": "model.path",
+    "shapes": "model.input",
+    "data": "data.calibration",
+    "calibration": "data.calibration",
+    "validation": "data.validation",
+    "held_out": "data.validation",
+    "tests": "data.validation",
+    "pixels": "data.pixels",
+    "budget": "prune.budget",
+    "align": "prune.align",
+    "keep": "prune.keep",
 }
+OTHERWISE = {("export", "data"): "data.validation"}  # what files are checked on, beside their calibration
+ALONE = ("demo", "init")  # one brings its own network, the other writes the file
 
 
-def defaults(command: str | None, path: Path | None) -> dict[str, dict[str, Any]]:
-    """click's default map for a command; raises UsageError for a file with mistakes."""
-    if command not in COMMANDS:
+def keys(command: click.Command) -> dict[str, str]:
+    """Where the parameters of a command stand in the file.
+
+    A model that another argument follows is none of them: the command line could not say which of the two it gives.
+    """
+    is_followed = sum(isinstance(p, click.Argument) for p in command.params) > 1
+    names = {p.name for p in command.params} - ({"model"} if is_followed else set())
+    told = {name: OTHERWISE.get((str(command.name), name), key) for name, key in KEYS.items() if name in names}
+    return {} if command.name in ALONE else told
+
+
+def defaults(context: click.Context) -> dict[str, dict[str, Any]]:
+    """click's default map for the command that a group is about to call; raises UsageError for a file with mistakes."""
+    name, group = context.invoked_subcommand, context.command
+    command = group.commands.get(name or "") if isinstance(group, click.Group) else None
+    wanted = {} if command is None else keys(command)
+    if name is None or command is None or not wanted:
         return {}
     from toolchain.config import NAME, read_config
 
+    path = context.obj["config"]
     if path is None and not Path(NAME).exists() and not Path("pyproject.toml").exists():
         return {}
     file = read_config(path)
     known = {} if file is None else values(file)
-    return {command: {name: known[name] for name in COMMANDS[command] if known.get(name)}}
+    several = {p.name for p in command.params if p.nargs < 0 or getattr(p, "multiple", False)}
+    given = {name: known[key] for name, key in wanted.items() if known.get(key)}
+    return {name: {n: [v] if n in several and isinstance(v, str) else v for n, v in given.items()}}
 
 
 def values(file: ConfigFile) -> dict[str, Any]:
-    """Parameters of commands as the command line would give them."""
+    """Keys of the file as the command line would give them."""
     model, data, cut = file.config.model, file.config.data, file.config.prune
-    paths = {"model": model.path, "data": data.calibration, "held_out": data.validation}
-    here = {name: None if path is None else str(file.beside(path)) for name, path in paths.items()}
-    return here | {
-        "held_out": [here["held_out"]] if here["held_out"] else [],
-        "shapes": [f"{name}:{','.join(map(str, shape))}" for name, shape in model.input.items()],
-        "pixels": data.pixels,
-        "budget": cut.budget,
-        "align": None if cut.align is None else str(cut.align),
-        "keep": list(cut.keep),
+    paths = {"model.path": model.path, "data.calibration": data.calibration, "data.validation": data.validation}
+    return {key: None if path is None else str(file.beside(path)) for key, path in paths.items()} | {
+        "model.input": [f"{name}:{','.join(map(str, shape))}" for name, shape in model.input.items()],
+        "data.pixels": data.pixels,
+        "prune.budget": cut.budget,
+        "prune.align": None if cut.align is None else str(cut.align),
+        "prune.keep": list(cut.keep),
     }
 
 

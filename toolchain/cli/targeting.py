@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli.app import cli
+from toolchain.cli.configured import defaults
 from toolchain.cli.options import FORMAT, MODEL, SHAPE, parse_shapes, progress
 from toolchain.errors import BadInput, UsageError
 
@@ -34,8 +35,10 @@ RUNTIMES = (
 
 
 @cli.group()
-def targets() -> None:
+@click.pass_context
+def targets(context: click.Context) -> None:
     """Boards: what there is, what is known of each, and what a model should take there."""
+    context.default_map = defaults(context)
 
 
 @targets.command("list")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolchain.model import Model
 from toolchain.ops.pooling import window
-from toolchain.ops.table import attribute, constant, dims
+from toolchain.ops.table import argument, attribute, constant, dims, is_convolution, laid, operand, weights_of
 from toolchain.ops.units import Ids
 
 F32, F64 = NDArray[np.float32], NDArray[np.float64]
@@ -20,51 +20,61 @@ F32, F64 = NDArray[np.float32], NDArray[np.float64]
 
 def is_linear(node: ir.Node, model: Model) -> bool:
     """Whether it is a convolution or a product with a matrix, sample by sample, whose weights serve it alone."""
-    w = node.inputs[1] if len(node.inputs) > 1 else None
+    w, weights = argument(node, 1), weights_of(node)
     return (
-        node.op_type in ("Conv", "Gemm", "MatMul")
+        weights is not None
+        and not weights.folds
         and w is not None
         and w.const_value is not None
         and len(w.uses()) == 1
-        and not attribute(node, "transA", 0)
         and dims(node.inputs[0])[0] in (-1, model.batch)
-        and (node.op_type != "MatMul" or len(dims(w)) == 2)
+        and (is_convolution(node) or len(dims(w)) == 2)
     )
 
 
 def column_axis(node: ir.Node) -> int:
     """The axis of the weight that is summed over."""
-    return {"Conv": 1, "MatMul": 0, "Gemm": attribute(node, "transB", 0)}[node.op_type]
+    return laid(node).reads % len(dims(node.inputs[1]))
 
 
 def unit_axis(node: ir.Node, value: ir.Value | None) -> int:
     """The axis of a layer's input or output that holds its units."""
-    return 1 if node.op_type == "Conv" else len(dims(value)) - 1
+    return laid(node).unit % len(dims(value))
 
 
 def blocks_of(node: ir.Node) -> int:
     """How many products stand side by side: the groups of a convolution."""
-    return attribute(node, "group", 1) if node.op_type == "Conv" else 1
+    return attribute(node, "group", 1)
+
+
+def by_output(node: ir.Node) -> F32:
+    """A view of the weights as [outputs, inputs of a block, *taps]."""
+    w = constant(node.inputs[1])
+    assert w is not None
+    return np.moveaxis(w, (laid(node).makes, laid(node).reads), (0, 1))
 
 
 def matrix(node: ir.Node) -> F32:
     """Weights as [g, columns, outputs]."""
-    w = constant(node.inputs[1])
-    assert w is not None
-    if node.op_type == "Conv":
-        g = blocks_of(node)
-        return w.reshape(g, len(w) // g, -1).transpose(0, 2, 1)
-    return (w.T if attribute(node, "transB", 0) else w)[None]
+    w, g = by_output(node), blocks_of(node)
+    return w.reshape(g, len(w) // g, -1).transpose(0, 2, 1)
+
+
+def store(node: ir.Node, weights: F32 | F64) -> None:
+    """Make a matrix [g, columns, outputs] the node's weights, in place."""
+    w, shape = operand(node, 1), by_output(node).shape
+    array = np.moveaxis(weights.transpose(0, 2, 1).reshape(shape), (0, 1), (laid(node).makes, laid(node).reads))
+    w.const_value = ir.tensor(np.ascontiguousarray(array, np.float32), name=w.name)
 
 
 def positions(node: ir.Node, y: F32) -> int:
     """Output positions of a sample: those of an image, or one where every row of a matrix is taken."""
-    return int(np.prod(y.shape[2:])) if node.op_type == "Conv" else 1
+    return int(np.prod(y.shape[2:])) if is_convolution(node) else 1
 
 
 def inputs_at(node: ir.Node, x: F32, space: tuple[int, ...], pick: Ids) -> F32:
     """What a layer reads for its outputs at some positions of `space`, [g, p, columns]; p runs over samples first."""
-    if node.op_type != "Conv":
+    if not is_convolution(node):
         return x.reshape(1, -1, x.shape[-1])
     patches = unfolded(node, x, space, pick)  # [n, positions, channels, taps]
     n, p, channels, taps = patches.shape
@@ -74,7 +84,7 @@ def inputs_at(node: ir.Node, x: F32, space: tuple[int, ...], pick: Ids) -> F32:
 
 def outputs_at(node: ir.Node, y: F32, pick: Ids) -> F32:
     """A layer's outputs there, [g, p, m]."""
-    if node.op_type != "Conv":
+    if not is_convolution(node):
         return y.reshape(1, -1, y.shape[-1])
     flat = y.reshape(*y.shape[:2], -1)[:, :, pick].transpose(0, 2, 1)
     return flat.reshape(len(y) * len(pick), blocks_of(node), -1).transpose(1, 0, 2)
@@ -105,18 +115,8 @@ def unfolded(node: ir.Node, x: F32, space: tuple[int, ...], pick: Ids) -> F32:
 
 def write(node: ir.Node, weights: F32, change: F64) -> None:
     """Add D [g, columns + 1, outputs] to the weights, and its constant row to the bias or the addition behind."""
-    w = node.inputs[1]
-    assert w is not None and w.const_value is not None
-    fresh = (weights + change[:, :-1]).astype(np.float32)
-    shape = w.const_value.shape.numpy()
-    if node.op_type == "Conv":
-        array = fresh.transpose(0, 2, 1).reshape(shape)
-    else:
-        array = fresh[0].T if attribute(node, "transB", 0) else fresh[0]
-    alpha = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
-    if alpha != 1.0:
-        array = constant(w) + (array - constant(w)) / np.float32(alpha)  # type: ignore[operator]
-    w.const_value = ir.tensor(np.ascontiguousarray(array, np.float32), name=w.name)
+    fresh, alpha = (weights + change[:, :-1]).astype(np.float32), attribute(node, "alpha", 1.0)
+    store(node, fresh if alpha == 1.0 else weights + (fresh - weights) / np.float32(alpha))
     room = bias_of(node)
     if room is not None:
         bias, sign = room
@@ -133,8 +133,9 @@ def bias_of(node: ir.Node) -> tuple[ir.Value, float] | None:
     does without: a new bias would be a parameter more than the plan promised.
     """
     third = node.inputs[2] if len(node.inputs) > 2 else None
-    axis = 1 - len(dims(node.outputs[0])) if node.op_type == "Conv" else -1  # of the units, from the end
-    uses = list(node.outputs[0].uses())
+    y = node.outputs[0]
+    axis = unit_axis(node, y) - len(dims(y))  # from the end
+    uses = list(y.uses())
     reader = uses[0].node if len(uses) == 1 else None
     if third is not None:
         found = (third, 1.0) if attribute(node, "beta", 1.0) != 0 else None
@@ -149,7 +150,7 @@ def bias_of(node: ir.Node) -> tuple[ir.Value, float] | None:
         found = None
     if found is None or found[0].const_value is None or len(found[0].uses()) > 1:
         return None
-    width = dims(node.outputs[0])[1 if node.op_type == "Conv" else -1]
+    width = dims(y)[unit_axis(node, y)]
     shape = dims(found[0])
     is_row = len(shape) >= -axis and shape[axis] == width == int(np.prod(shape))
     return found if is_row else None

@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 
 from toolchain.model import BATCH
-from toolchain.ops.table import dims
+from toolchain.ops.table import dims, is_view
 
 
 def along_batch(value: ir.Value) -> int:
@@ -40,7 +40,7 @@ def is_by_sample(value: ir.Value) -> bool:
         moving = [v for v in moving if v.shape is not None and any(d < 0 for d in dims(v))]
         if node is None or not moving:
             return False
-        if node.op_type in ("Reshape", "Flatten"):  # neither may carry a whole axis past the samples
+        if is_view(node):  # it may not carry a whole axis past the samples
             before = batch_axis(moving[0])
             if before is None or math.prod(dims(moving[0])[:before]) != math.prod(dims(value)[:axis]):
                 return False

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from toolchain.compress.budget import check_patterns
 from toolchain.compress.costing import COUNTERS, costing
 from toolchain.compress.groups import Channels, analyse, contracted
-from toolchain.compress.layers import bias_of, blocks_of, column_axis, is_linear, matrix, unit_axis, write
+from toolchain.compress.layers import bias_of, is_linear, matrix, store, unit_axis, write
 from toolchain.compress.plan import Plan
 from toolchain.compress.widths import steps_of
 from toolchain.model import Model
 from toolchain.ops.pooling import window
-from toolchain.ops.table import attribute, constant, find, operand, where
+from toolchain.ops.table import attribute, find, is_convolution, operand, where
 from toolchain.ops.units import Ids
 from toolchain.session import run, session, with_outputs
 
@@ -129,10 +129,9 @@ def readers(model: Model, channels: Channels) -> Iterator[tuple[ir.Node, Reader 
     for node in model.graph:
         if not list(contracted(node)):
             continue
-        x, y = node.inputs[0], node.outputs[0]
-        keys = (x, unit_axis(node, x)), (y, unit_axis(node, y)) if is_linear(node, model) else ()
-        if is_linear(node, model) and x is not None and all(key in labels.axes for key in keys):
-            reads, makes = (labels.of(*key) for key in keys)  # type: ignore[misc]
+        keys = [(v, unit_axis(node, v)) for v in (operand(node, 0), node.outputs[0])] if is_linear(node, model) else []
+        if keys and all(key in labels.axes for key in keys):
+            reads, makes = (labels.of(*key) for key in keys)
             weights = matrix(node)
             by_tap = weights.reshape(len(weights), len(reads) // len(weights), -1, weights.shape[2])
             weighs: Flags = np.any(by_tap, axis=2)
@@ -251,14 +250,14 @@ def settle(node: ir.Node, chosen: Flags, h: NDArray[np.float32]) -> Iterator[Sta
     goes = chosen & (is_zero | ~np.any(list(reasons.values()), axis=0))
     weights = matrix(node)
     blocks, _, outputs = weights.shape
-    by_input = weights.reshape(blocks, len(chosen) // blocks, -1, outputs).sum(axis=2, dtype=np.float64)
-    given = (by_input * np.where(goes, value, 0).reshape(blocks, -1, 1)).sum(axis=1)
+    by_input = weights.reshape(blocks, len(chosen) // blocks, -1, outputs)
+    sums = by_input.sum(axis=2, dtype=np.float64)
+    given = (sums * np.where(goes, value, 0).reshape(blocks, -1, 1)).sum(axis=1)
     if given.any():
-        alpha = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
         change = np.zeros((blocks, weights.shape[1] + 1, outputs))
-        change[:, -1] = alpha * given
+        change[:, -1] = attribute(node, "alpha", 1.0) * given
         write(node, weights, change)
-    forget(node, goes)
+    store(node, np.where(goes.reshape(blocks, -1, 1, 1), np.float32(0), by_input).reshape(weights.shape))
     left = chosen & ~goes
     for reason, holds in reasons.items():
         if (left & holds).any():
@@ -268,18 +267,4 @@ def settle(node: ir.Node, chosen: Flags, h: NDArray[np.float32]) -> Iterator[Sta
 
 def is_padded(node: ir.Node) -> bool:
     """Whether a convolution reads zeros beyond the border."""
-    return node.op_type == "Conv" and any(window(node).pads)
-
-
-def forget(node: ir.Node, inputs: Flags) -> None:
-    """Set the weights of these inputs [c] to 0, in place."""
-    w = operand(node, 1)
-    array = constant(w)
-    assert array is not None
-    if node.op_type == "Conv":
-        blocks = blocks_of(node)
-        by_block = array.reshape(blocks, len(array) // blocks, array.shape[1], -1)
-        fresh = np.where(inputs.reshape(blocks, 1, -1, 1), 0, by_block).reshape(array.shape)
-    else:
-        fresh = np.where(np.expand_dims(inputs, 1 - column_axis(node)), 0, array)
-    w.const_value = ir.tensor(fresh.astype(array.dtype), name=w.name)
+    return is_convolution(node) and any(window(node).pads)

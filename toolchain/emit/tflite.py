@@ -102,8 +102,8 @@ def axes(layout: Layout) -> tuple[int, ...]:
 
 
 def batch_axis(value: ir.Value) -> int:
-    """The axis of samples: that of the hidden states of a recurrent network is not the first."""
-    return next((a for a, d in enumerate(dims(value)) if d < 0), 0)
+    """The axis of samples: the first of a value of unknown shape, but not of a recurrent network's hidden states."""
+    return 0 if value.shape is None else next((a for a, d in enumerate(dims(value)) if d < 0), 0)
 
 
 def written(graph: ir.Graph, batch: int, is_micro: bool = False) -> Writer:

@@ -12,5 +12,6 @@ figure.py     what a figure is; figures/ functions that return figures
 plots.py      SVG and PNG of a figure; writing.py its files, and the page that shows them all
 topmost.py    the samples that activate each kernel most; pooling.py maps and images made small
 atlas.py      all that is known of the kernels of some layers; interactive.py its page, pages/ what that is made of
+subject.py    what figures are made of, each computed once
 catalogue.py  every figure by name, and what it needs
 """

@@ -23,7 +23,7 @@ from toolchain.explain.norms import merged_norms
 from toolchain.explain.propagation import BOX, PROPORTIONAL, Layer, alpha_beta, favour, propagated
 from toolchain.explain.rules import deconvolved, guided
 from toolchain.model import Model
-from toolchain.ops.table import dims
+from toolchain.ops.table import dims, is_convolution
 from toolchain.ops.tape import PREFIX, Tape
 from toolchain.session import run, session, with_outputs
 
@@ -276,7 +276,7 @@ def spatial_layers(tail: Tail) -> list[ir.Value]:
         y, x = node.outputs[0], node.inputs[0]
         if len(shape := shape_of(y)) != 4 or shape[0] != -1 or math.prod(shape[2:]) < 2:
             continue
-        if node.op_type in ("Conv", "ConvTranspose") or shape_of(x)[2:] == shape[2:]:
+        if is_convolution(node) or shape_of(x)[2:] == shape[2:]:
             found.append(y)
     return found
 

@@ -20,10 +20,8 @@ from toolchain.compress.rows import batch_axis, is_by_sample
 from toolchain.errors import UsageError, nearest
 from toolchain.inference import reads
 from toolchain.model import Model
-from toolchain.ops.table import Sign, sign_of
-
-PER_UNIT = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "Identity", "Dropout", "MaxPool")
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from toolchain.ops.table import Ray, Sign, find, operand, sign_of, weights_of
+from toolchain.profile import is_elementwise
 
 
 @dataclass(frozen=True)
@@ -51,14 +49,13 @@ def activations(model: Model) -> tuple[Activation, ...]:
     answers = {*model.graph.outputs, *map(logits_of, model.graph.outputs)}
     found: dict[str, Activation] = {}
     for node in model.graph:
-        weight = node.inputs[1] if node.op_type in WEIGHTED and len(node.inputs) > 1 else None
-        made = node.outputs[0]
-        if weight is None or weight.const_value is None or made.shape is None or len(made.shape) < 2:
+        weights, made = weights_of(node), node.outputs[0]
+        if weights is None or operand(node, 1).const_value is None or made.shape is None or len(made.shape) < 2:
             continue
         value, function, end = followed(made)
         if batch_axis(value) is None or not is_by_sample(value):
             continue
-        axis = 1 if node.op_type in ("Conv", "ConvTranspose") else len(made.shape) - 1
+        axis = weights.unit % len(made.shape)
         last = {made, value, end}
         is_zero = function is not None and sign_of(function) is Sign.FIRES
         name = function.op_type if function is not None else ""
@@ -72,17 +69,26 @@ def followed(value: ir.Value) -> tuple[ir.Value, ir.Node | None, ir.Value]:
     settled, is_pooled, is_straight = value, False, True
     while len(uses := list(value.uses())) == 1:
         node = uses[0].node
-        if (sign := sign_of(node)) not in (None, Sign.SUMS):
+        if (sign := sign_of(node)) not in (None, Sign.SUMS, Sign.POOLS):
             read = value if sign in (Sign.POSITIVE, Sign.NEGATIVE) else node.outputs[0]
             return settled if is_pooled else read, node, node.outputs[0]
         others = [v for v in reads(node) if v is not value and v.const_value is None]
-        if node.op_type not in PER_UNIT or (others and node.op_type != "Add"):
+        if not (sign is Sign.POOLS or is_affine(node)) or (others and sign is not Sign.SUMS):
             break
-        is_pooled |= node.op_type == "MaxPool"
+        is_pooled |= sign is Sign.POOLS
         is_straight &= not is_pooled and not others  # a sum counts only where an activation function follows it
         value = node.outputs[0]
         settled = value if is_straight else settled
     return settled, None, value
+
+
+def is_affine(node: ir.Node) -> bool:
+    """Whether a node scales, shifts and adds values element by element, and does no more."""
+    entry = find(node)
+    if entry is None or entry.ray is None or not is_elementwise(node):
+        return False
+    rays = [None if v is None or v.const_value is not None else Ray.AFFINE for v in node.inputs]
+    return entry.ray(node, rays) is not Ray.CURVED
 
 
 def told_apart(found: tuple[Activation, ...]) -> tuple[Activation, ...]:

@@ -6,10 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.model import Model, parameter
-from toolchain.ops.table import argument, attribute, constant, find
-
-# axis of the weights that a layer's outputs lie on
-OUTPUTS = {"Conv": lambda n: 0, "ConvTranspose": lambda n: 1, "Gemm": lambda n: 0 if attribute(n, "transB", 0) else 1}
+from toolchain.ops.table import argument, attribute, constant, dims, find, laid, weights_of
 
 
 def merged_norms(model: Model) -> Model:
@@ -26,14 +23,18 @@ def mergeable(norm: ir.Node) -> ir.Node | None:
     """The layer with constant weights that a norm alone reads, or None."""
     x = norm.inputs[0]
     layer = None if x is None else x.producer()
-    if layer is None or x is None or layer.op_type not in OUTPUTS or len(x.uses()) != 1 or x.is_graph_output():
+    entry = None if layer is None else find(layer)
+    if layer is None or x is None or entry is None or len(x.uses()) != 1 or x.is_graph_output():
         return None
-    is_grouped = layer.op_type == "ConvTranspose" and attribute(layer, "group", 1) > 1
+    weights = weights_of(layer)
+    if weights is None or 2 not in (entry.learns or ()):  # a bias has no place in a MatMul
+        return None
     is_scaled = attribute(layer, "alpha", 1.0) != 1.0 or attribute(layer, "beta", 1.0) != 1.0
     bias = argument(layer, 2)
     is_known = all(constant(v) is not None for v in (layer.inputs[1], *norm.inputs[1:]))
     is_known &= bias is None or constant(bias) is not None
-    return layer if is_known and not (is_grouped or is_scaled or attribute(norm, "training_mode", 0)) else None
+    is_whole = is_known and dims(layer.inputs[1])[weights.makes] == dims(norm.inputs[1])[0]  # and not of one group
+    return layer if is_whole and not (is_scaled or attribute(norm, "training_mode", 0)) else None
 
 
 def merge(graph: ir.Graph, layer: ir.Node, norm: ir.Node) -> None:
@@ -42,7 +43,7 @@ def merge(graph: ir.Graph, layer: ir.Node, norm: ir.Node) -> None:
     weights, bias = np.asarray(constant(layer.inputs[1]), np.float64), constant(argument(layer, 2))
     factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
     along = [1] * weights.ndim
-    along[OUTPUTS[layer.op_type](layer)] = -1
+    along[laid(layer).makes] = -1
     term = ((0 if bias is None else bias.astype(np.float64)) - mean) * factor + shift
     x, y = layer.outputs[0], norm.outputs[0]
     made = []

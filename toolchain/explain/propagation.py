@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from toolchain.compress.gradient import Cotangents, Rule, pulled_back
 from toolchain.errors import Unsupported
-from toolchain.ops.table import Flow, Ray, Sign, argument, constant, dims, find, sign_of, where
+from toolchain.ops.arithmetic import product_ray
+from toolchain.ops.table import Flow, Ray, Sign, argument, constant, dims, find, is_convolution, sign_of, where
 from toolchain.ops.tape import Tape
+from toolchain.profile import is_elementwise
 
 EPSILON = 1e-6
 Part = Callable[[Tape, ir.Value], ir.Value]
@@ -190,7 +192,8 @@ def must(value: ir.Value | None) -> ir.Value:
 def added(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents:
     """Each term of a sum gets what it adds to it, x ⊙ Jᵀ(R / y): averages, additions; a scale hands on what it gets."""
     computed = [i for i, v in enumerate(copy.inputs) if v is not None and g.needs(v)]
-    if node.op_type in ("Mul", "Div") and dims(copy.inputs[computed[0]]) == dims(copy.outputs[0]):
+    is_scale = len(computed) == 1 and is_elementwise(node) and ray_of(g, node, copy) is Ray.HOMOGENEOUS
+    if is_scale and dims(copy.inputs[computed[0]]) == dims(copy.outputs[0]):
         return [dys[0] if i in computed else None for i in range(len(node.inputs))]
     ratio = g.op("Div", dys[0], stabilised(g, copy.outputs[0]))
     shares = zip(copy.inputs, pulled_back(g, node, copy, [ratio]), strict=True)
@@ -203,7 +206,7 @@ def passed(g: Tape, node: ir.Node, copy: ir.Node, dys: Cotangents) -> Cotangents
 
 
 FLOWS: dict[Flow, Rule] = {
-    Flow.PASSES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
+    Flow.PASSES: passed, Flow.GATES: passed, Flow.RECTIFIES: passed, Flow.MOVES: pulled_back,
 }  # fmt: skip
 
 
@@ -221,25 +224,23 @@ def propagated(dense: Layer, convolution: Layer | None = None, first: Layer | No
             raise Unsupported(f"{where(node)} has no relevance rule")
         if entry.lrp not in (Flow.WEIGHS, Flow.ADDS):
             return FLOWS[entry.lrp](g, node, copy, dys)
-        if not is_linear(g, node, copy):
+        if ray_of(g, node, copy) is Ray.CURVED:
             return gated(g, node, copy, must(dys[0]))
         if entry.lrp is Flow.ADDS:
             return added(g, node, copy, dys)
-        is_convolution = node.op_type in ("Conv", "ConvTranspose")
-        layer = (convolution or dense) if is_convolution else dense
-        if first is not None and is_convolution and reads_pixels(node):
+        layer = (convolution or dense) if is_convolution(node) else dense
+        if first is not None and is_convolution(node) and reads_pixels(node):
             layer = first
         return weighed(layer, g, node, copy, must(dys[0]))
 
     return rule
 
 
-def is_linear(g: Tape, node: ir.Node, copy: ir.Node) -> bool:
-    """Whether an op is linear in all of its computed inputs together: none is multiplied with another, or divides."""
+def ray_of(g: Tape, node: ir.Node, copy: ir.Node) -> Ray:
+    """CURVED unless linear in all computed inputs together: none is multiplied with another, or divides."""
     entry = find(node)
     assert entry is not None and entry.ray is not None
-    rays = [Ray.HOMOGENEOUS if v is not None and g.needs(v) else None for v in copy.inputs]
-    return entry.ray(node, rays) is not Ray.CURVED
+    return entry.ray(node, [Ray.HOMOGENEOUS if v is not None and g.needs(v) else None for v in copy.inputs])
 
 
 def gated(g: Tape, node: ir.Node, copy: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -248,15 +249,13 @@ def gated(g: Tape, node: ir.Node, copy: ir.Node, dy: ir.Value) -> list[ir.Value 
     Raises Unsupported where it is not told which of two factors is the gate.
     """
     gates = [i for i, v in enumerate(node.inputs) if is_gate(v)]
-    if node.op_type != "Mul" or len(gates) != 1:
+    entry = find(node)
+    if entry is None or entry.ray is not product_ray or len(gates) != 1:
         raise Unsupported(f"{where(node)} is not linear in its computed inputs: no relevance rule shares it out")
     gate = must(copy.inputs[gates[0]])
     nothing = g.op("Unsqueeze", g.op("Mul", gate, g.f32(0)), g.i64([0]))
     everything = g.unbroadcast(dy, must(copy.inputs[1 - gates[0]]), copy.outputs[0])
     return [nothing if i in gates else everything for i in range(2)]
-
-
-GATES = {"Sigmoid", "HardSigmoid", "Erf"}
 
 
 def is_gate(value: ir.Value | None) -> bool:
@@ -266,8 +265,8 @@ def is_gate(value: ir.Value | None) -> bool:
     if node is None or entry is None:
         return False
     computed = [v for v in node.inputs if v is not None and v.const_value is None]
-    is_same = entry.lrp is Flow.MOVES or node.op_type in ("Add", "Mul", "Div")
-    return node.op_type in GATES or (is_same and len(computed) == 1 and is_gate(computed[0]))
+    is_same = entry.lrp is Flow.MOVES or (entry.lrp is Flow.ADDS and is_elementwise(node))
+    return entry.lrp is Flow.GATES or (is_same and len(computed) == 1 and is_gate(computed[0]))
 
 
 def reads_pixels(node: ir.Node) -> bool:

@@ -11,7 +11,7 @@ from toolchain.errors import UsageError
 from toolchain.gate.baseline import Baseline, before, read_baseline
 from toolchain.gate.counts import Figure, Subject, subject
 from toolchain.gate.limits import RELATIVE, Limit
-from toolchain.gate.verdicts import FAILED, PASSED, SKIPPED, Checked, Verdict
+from toolchain.gate.verdicts import FAILED, PASSED, SKIPPED, Checked, Verdict, decided
 from toolchain.gate.ways import way_out
 
 COUNTED = ("flash", "params", "macs", "ram")
@@ -82,5 +82,4 @@ def judged(
     if is_relative and past is not None:
         bound = past * (1 + limit.bound) if limit.kind == "growth" else past - limit.bound
     verdict = Verdict(limit, PASSED, figure, bound, past)
-    holds = verdict.excess <= 1e-9 * abs(bound)  # a percentage of a whole number is rarely one
-    return verdict if holds else replace(verdict, status=FAILED)
+    return replace(verdict, status=decided(verdict))

@@ -17,11 +17,12 @@ from toolchain import __version__
 from toolchain.errors import printable
 from toolchain.gate.checking import key
 from toolchain.gate.counts import Figure
-from toolchain.gate.verdicts import FAILED, PASSED, SKIPPED, Checked, Verdict, message, spoken
+from toolchain.gate.verdicts import FAILED, PASSED, SKIPPED, UNDECIDED, Checked, Verdict, message, spoken
 from toolchain.tables import aligned, markdown
 
 MARKER = "<!-- jettison check -->"  # by which a bot finds the comment that it is to replace
-WORDS = {PASSED: "ok", FAILED: "FAILED", SKIPPED: "skipped"}
+WORDS = {PASSED: "ok", FAILED: "FAILED", UNDECIDED: "undecided", SKIPPED: "skipped"}
+NEITHER = (UNDECIDED, SKIPPED)  # what pipelines have no word for but "skipped", or a warning
 SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
 RULES = {
     "flash": "A file is no larger than its budget",
@@ -32,8 +33,13 @@ RULES = {
     "latency": "An inference takes no longer than its budget",
     "accuracy": "A network answers as many samples rightly as it has to",
 }
-SARIF_KINDS = {PASSED: ("pass", "none"), FAILED: ("fail", "error"), SKIPPED: ("notApplicable", "none")}
-BENCHER = {"flash": "file-size", "latency": "latency"}  # measures that Bencher has itself
+SARIF_KINDS = {
+    PASSED: ("pass", "none"),
+    FAILED: ("fail", "error"),
+    UNDECIDED: ("open", "none"),
+    SKIPPED: ("notApplicable", "none"),
+}
+BENCHER = {"flash": "file-size", "latency@local": "latency"}  # measures that Bencher has itself
 
 
 def rendered(checked: Checked, form: str) -> str:
@@ -79,8 +85,8 @@ def columns(checked: Checked) -> list[dict[str, Any]]:
 
 
 def for_terminal(checked: Checked) -> str:
-    """Rows, then a line on each failure and what to do about it."""
-    told = [f"{printable(v.limit.place)}: {message(v)}" for v in checked.failed]
+    """Rows, then a line on each failure and what to do about it, and on what is undecided."""
+    told = [f"{printable(v.limit.place)}: {message(v)}" for v in (*checked.failed, *checked.undecided)]
     return "\n".join([aligned(columns(checked)), *([""] if told else []), *told, *ways(checked)])
 
 
@@ -98,7 +104,7 @@ def for_markdown(checked: Checked) -> str:
     """A comment on a change: before, after, and what to do about a failure."""
     count = {status: sum(v.status == status for v in checked.verdicts) for status in WORDS}
     head = f"**Budgets: {', '.join(f'{n} {status}' for status, n in count.items() if n)}**"
-    told = [f"- {plain(v.limit.place)}&#58; {plain(message(v))}" for v in checked.failed]
+    told = [f"- {plain(v.limit.place)}&#58; {plain(message(v))}" for v in (*checked.failed, *checked.undecided)]
     lines = [MARKER, head, "", plain_table(checked), *([""] if told else []), *told]
     return "\n".join([*lines, *(line for way in ways(checked) for line in ("", plain(way)))])
 
@@ -158,27 +164,27 @@ def dumped(body: Any) -> str:
 
 
 def as_junit(checked: Checked) -> str:
-    """A test case for each limit, a class for each model."""
+    """A test case for each limit, a class for each model: what Jenkins's junit-10.xsd knows, and nothing else."""
     from xml.etree import ElementTree
 
     counts = {
         "tests": str(len(checked.verdicts)),
         "failures": str(len(checked.failed)),
         "errors": "0",
-        "skipped": str(sum(v.status == SKIPPED for v in checked.verdicts)),
     }
     root = ElementTree.Element("testsuites", {"name": "jettison check", **counts})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": printable(str(checked.config)), **counts, "time": "0"})
+    config = printable(str(checked.config))
+    skipped = str(sum(v.status in NEITHER for v in checked.verdicts))
+    about = {"name": config, **counts, "skipped": skipped, "time": "0", "file": config}
+    suite = ElementTree.SubElement(root, "testsuite", about)
     for v in checked.verdicts:
         limit = v.limit
         told = {"classname": printable(limit.model), "name": printable(limit.name), "time": "0"}
-        case = ElementTree.SubElement(
-            suite, "testcase", {**told, "file": printable(str(limit.file)), "line": str(limit.line)}
-        )
+        case = ElementTree.SubElement(suite, "testcase", told)
         if v.status == FAILED:
             failure = ElementTree.SubElement(case, "failure", {"type": limit.quantity, "message": message(v)})
             failure.text = f"{printable(limit.place)}: {message(v)}\n{way_out(v)}"
-        if v.status == SKIPPED:
+        if v.status in NEITHER:
             ElementTree.SubElement(case, "skipped", {"message": message(v)})
     ElementTree.indent(root, " ")
     return "<?xml version='1.0' encoding='UTF-8'?>\n" + ElementTree.tostring(root, encoding="unicode")
@@ -221,7 +227,7 @@ def uri(path: Path) -> str:
 def as_github(checked: Checked) -> str:
     """An annotation for each failure, at its line; what is held is one notice."""
     lines = [annotation("error", v) for v in checked.failed]
-    lines += [annotation("warning", v) for v in checked.verdicts if v.status == SKIPPED]
+    lines += [annotation("warning", v) for v in checked.verdicts if v.status in NEITHER]
     held = [message(v) for v in checked.verdicts if v.status == PASSED]
     return "\n".join([*lines, *(f"::notice title=jettison::{data('; '.join(held))}" for _ in held[:1])])
 
@@ -272,7 +278,7 @@ def as_bencher(checked: Checked) -> str:
         value, noise = v.figure.value, v.figure.noise
         metric = {"value": value}
         if noise is not None:
-            metric |= {"lower_value": value * (1 - noise), "upper_value": value * (1 + noise)}
+            metric |= {"lower_value": max(value * (1 - noise), 0.0), "upper_value": value * (1 + noise)}
         body.setdefault(printable(model)[:1024], {})[BENCHER.get(figure_key, printable(figure_key)[:64])] = metric
     return dumped(body)
 

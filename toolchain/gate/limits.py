@@ -15,6 +15,13 @@ from toolchain.errors import UsageError
 UNITS = {"flash": BYTES, "ram": BYTES, "params": COUNTS, "macs": COUNTS, "instructions": COUNTS, "latency": NANOSECONDS}
 EXAMPLES = {"flash": "16 MiB", "ram": "8 MiB", "latency": "25 ms"}
 GROWING = ("flash", "ram", "params", "macs", "instructions")  # what [[budget]] regress may limit: it repeats anywhere
+NEVER_GROWING = {  # what it may not, and what does instead
+    "latency": (
+        "a time of another day, and often of another computer, is nothing to compare with",
+        'Limit instructions, or latency = { max = "25 ms" }, or compare on one computer: jettison bench --compare',
+    ),
+    "accuracy": ("accuracy falls by points, not by percent", "Write accuracy = { max_drop = 0.01 }"),
+}
 QUANTITIES = (*UNITS, "accuracy")
 RELATIVE = ("growth", "drop")  # kinds that need a baseline; the others show it where there is one
 
@@ -160,7 +167,10 @@ def of_accuracy(entry: Entry) -> Iterator[Limit]:
 
 
 def of_growth(entry: Entry) -> Iterator[Limit]:
-    """At most so much more than in the baseline."""
+    """At most so much more than in the baseline; raises UsageError for what does not repeat."""
+    for quantity, (because, way_out) in NEVER_GROWING.items():
+        if getattr(entry.budget.regress, quantity, None) is not None:
+            raise UsageError(because, entry.where("regress", quantity), way_out)
     for quantity in GROWING:
         if (given := getattr(entry.budget.regress, quantity, None)) is not None:
             keys = ("regress", quantity)

@@ -1,4 +1,8 @@
-"""Whether each limit holds, by how much it does not, and what takes most of it, in one line."""
+"""Whether each limit holds, by how much it does not, and what takes most of it, in one line.
+
+A limit that is missed by no more than the noise of its figure is undecided: to measure again may say otherwise. That is
+told as a warning, and is neither a failure, for it may be chance, nor passed.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,15 @@ from toolchain.errors import printable
 from toolchain.gate.counts import Figure, Subject
 from toolchain.gate.limits import Limit
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+PASSED, FAILED, SKIPPED, UNDECIDED = "passed", "failed", "skipped", "undecided"
+QUIETER = "Measure on a quieter computer, or give more repeats or tolerance"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One limit beside its figure.
 
-    status   passed, failed or skipped
+    status   passed, failed, skipped or undecided
     bound    in the quantity's own unit
     before   the baseline's figure, None without one
     why      why it was skipped
@@ -40,6 +45,15 @@ class Verdict:
         return -over if self.limit.kind in ("least", "drop") else over
 
 
+def decided(verdict: Verdict) -> str:
+    """The status that a figure beside its bound makes: failed only beyond its noise."""
+    assert verdict.figure is not None
+    if verdict.excess <= 1e-9 * abs(verdict.bound):  # a percentage of a whole number is rarely one
+        return PASSED
+    reach = (verdict.figure.noise or 0.0) * abs(verdict.figure.value)
+    return UNDECIDED if verdict.excess <= reach else FAILED
+
+
 @dataclass(frozen=True)
 class Checked:
     """A run of the gate."""
@@ -52,6 +66,11 @@ class Checked:
     def failed(self) -> list[Verdict]:
         """Limits that do not hold."""
         return [v for v in self.verdicts if v.status == FAILED]
+
+    @property
+    def undecided(self) -> list[Verdict]:
+        """Limits that noise alone may have missed."""
+        return [v for v in self.verdicts if v.status == UNDECIDED]
 
 
 # ---- what it says ---------------------------------------------------------------------------------------------------
@@ -93,4 +112,7 @@ def message(verdict: Verdict) -> str:
     side = "below" if is_least else "above"
     most = f". The largest is {figure.largest}" if figure.largest else ""
     note = f". Taken as {figure.note}" if figure.note else ""
+    if verdict.status == UNDECIDED:
+        noise = f"which a noise of {100 * (figure.noise or 0.0):.2g} % alone may be{note}. {QUIETER}"
+        return printable(f"{line}: {difference(verdict)} {side}, {noise}")
     return printable(f"{line}: {difference(verdict)} {side}{most}{note}")

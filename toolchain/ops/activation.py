@@ -260,7 +260,7 @@ unary(
     lambda g, n, x, y: g.op("Mul", y, g.op("Sub", g.f32(1), y)),
     torch=lambda t, n, x: t.sigmoid(x[0]),
     lite=lambda w, n: w.unary(n, "LOGISTIC"),
-    lrp=Flow.PASSES,
+    lrp=Flow.GATES,
     sign=lambda n: Sign.POSITIVE,
 )
 unary(
@@ -276,7 +276,7 @@ unary(
     lambda g, n, x, y: g.op("Mul", between(g, y, g.f32(0), g.f32(1)), g.f32(attribute(n, "alpha", 0.2))),
     torch=lambda t, n, x: t.clamp(attribute(n, "alpha", 0.2) * x[0] + attribute(n, "beta", 0.5), 0, 1),
     lite=hardsigmoid_lite,
-    lrp=Flow.PASSES,
+    lrp=Flow.GATES,
     sign=lambda n: Sign.POSITIVE,
 )
 unary(
@@ -382,7 +382,7 @@ function(
     "Erf",
     lambda g, n, x, y: g.op("Mul", g.f32(2 / math.sqrt(math.pi)), g.op("Exp", g.op("Neg", square(g, x)))),
     lite=lambda w, n: w.give(n.outputs[0], erf(w, w.input(n.inputs[0]))),
-    lrp=Flow.PASSES,
+    lrp=Flow.GATES,
 )
 function("Sin", lambda g, n, x, y: g.op("Cos", x), lite=lambda w, n: w.unary(n, "SIN"))
 function("Cos", lambda g, n, x, y: g.op("Neg", g.op("Sin", x)), lite=lambda w, n: w.unary(n, "COS"))
@@ -426,8 +426,9 @@ def cast_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return x[0].to(getattr(t, ir.DataType(attribute(n, "to")).numpy().name))
 
 
-op("Identity", channels=same, vjp=pass_through, ray=linear, torch=lambda t, n, x: x[0], lite=copy_lite, lrp=Flow.MOVES)
-op(
-    "Dropout", channels=same, vjp=pass_through, ray=linear, torch=dropout_torch, lite=copy_lite, lrp=Flow.MOVES
-)  # at inference a copy
+COPY: dict[str, Any] = {
+    "channels": same, "vjp": pass_through, "ray": linear, "lite": copy_lite, "lrp": Flow.MOVES, "view": True,
+}  # fmt: skip
+op("Identity", torch=lambda t, n, x: x[0], **COPY)
+op("Dropout", torch=dropout_torch, **COPY)  # at inference a copy
 op("Cast", channels=same, vjp=cast_vjp, torch=cast_torch, lite=cast_lite, lrp=Flow.MOVES)

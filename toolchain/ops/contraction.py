@@ -15,6 +15,7 @@ from toolchain.ops.table import (
     Keep,
     Ray,
     Shape,
+    Weights,
     argument,
     attribute,
     constant,
@@ -125,6 +126,7 @@ op(
     vjp=conv_vjp,
     ray=linear_with_bias,
     macs=conv_macs,
+    weights=lambda n: Weights(unit=1, reads=1, makes=0),
     contracts=lambda n: [(0, 1)],
     resize=conv_resize,
     torch=conv_torch,
@@ -217,6 +219,7 @@ op(
     vjp=convtranspose_vjp,
     ray=linear_with_bias,
     macs=convtranspose_macs,
+    weights=lambda n: Weights(unit=1, reads=0, makes=1, folds=True),
     contracts=lambda n: [(0, 1)],
     resize=conv_resize,
     torch=convtranspose_torch,
@@ -239,6 +242,12 @@ def gemm_channels(n: ir.Node, u: Units) -> None:
         for axis in range(-len(dims(c)), 0):
             if dims(c)[axis] == dims(y)[axis]:
                 u.tie(u[c, axis], u[y, axis])
+
+
+def gemm_weights(n: ir.Node) -> Weights | None:
+    """b [K, M], or [M, K]; none where the units of a lie in front."""
+    turned = attribute(n, "transB", 0)
+    return None if attribute(n, "transA", 0) else Weights(unit=-1, reads=turned, makes=1 - turned)
 
 
 def times_transposed(g: Tape, dy: ir.Value, w: ir.Value, is_transposed: int) -> ir.Value:
@@ -313,6 +322,7 @@ op(
     vjp=gemm_vjp,
     ray=linear_with_bias,
     macs=gemm_macs,
+    weights=gemm_weights,
     contracts=lambda n: [(0, 1 - attribute(n, "transA", 0)), (1, attribute(n, "transB", 0))],
     torch=gemm_torch,
     learns=(0, 1, 2),
@@ -336,6 +346,12 @@ def matmul_channels(n: ir.Node, u: Units) -> None:
         for axis, d in enumerate(dims(x)[:-2]):
             if d == dims(y)[axis + shift]:
                 u.tie(u[x, axis], u[y, axis + shift])
+
+
+def matmul_weights(n: ir.Node) -> Weights | None:
+    """Each matrix [K, M] of the right side; none where that is a vector."""
+    right = operand(n, 1)
+    return None if right.shape is None or len(right.shape) < 2 else Weights(unit=-1, reads=-2, makes=-1)
 
 
 def matmul_vjp(g: Tape, n: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
@@ -391,6 +407,7 @@ op(
     vjp=matmul_vjp,
     ray=matmul_ray,
     macs=matmul_macs,
+    weights=matmul_weights,
     contracts=lambda n: [(0, -1), (1, -2)],
     torch=lambda t, n, x: x[0] @ x[1],
     learns=(0, 1),

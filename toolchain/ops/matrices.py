@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.ops.pooling import window
-from toolchain.ops.table import argument, attribute, constant, dims
+from toolchain.ops.table import argument, attribute, constant, dims, is_convolution, laid
 from toolchain.ops.tape import Tape
 
 FEW = 8  # places at which each weight is used
@@ -45,7 +45,7 @@ def with_matrices(g: Tape, nodes: Sequence[ir.Node]) -> list[ir.Node]:
 
 def is_starving(node: ir.Node) -> bool:
     """Whether a convolution waits for its weights, and its matrix has at most twice as many products."""
-    if node.op_type not in ("Conv", "ConvTranspose") or attribute(node, "group", 1) != 1:
+    if not is_convolution(node) or attribute(node, "group", 1) != 1:
         return False
     weights, ends = constant(node.inputs[1]), (node.inputs[0], node.outputs[0])
     if weights is None or weights.nbytes < HEAVY or any(v is None or v.shape is None for v in ends):
@@ -58,7 +58,7 @@ def is_starving(node: ir.Node) -> bool:
 def sides(node: ir.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Places under the window, and places of the window: those of x and y, of a transposed convolution of y and x."""
     x, y = (dims(v)[2:] for v in (node.inputs[0], node.outputs[0]))
-    return (x, y) if node.op_type == "Conv" else (y, x)
+    return (y, x) if laid(node).folds else (x, y)
 
 
 def matrix_of(node: ir.Node) -> NDArray[np.float32]:
@@ -71,4 +71,4 @@ def matrix_of(node: ir.Node) -> NDArray[np.float32]:
         if all(0 <= m < size for m, size in zip(met, wide, strict=True)):
             matrix[(slice(None), *place, slice(None), *met)] = weights[(..., *tap)]
     matrix = matrix.reshape(len(weights) * math.prod(narrow), -1)
-    return np.ascontiguousarray(matrix.T) if node.op_type == "Conv" else matrix
+    return matrix if laid(node).folds else np.ascontiguousarray(matrix.T)

@@ -192,6 +192,7 @@ op(
     torch=maxpool_torch,
     lite=maxpool_lite,
     lrp=Flow.MOVES,
+    sign=lambda n: Sign.POOLS,
 )
 
 

@@ -231,6 +231,7 @@ reduction(
     lite=lite(kernel("REDUCE_MAX"), spatial_axes),
     **SPACE,
     lrp=Flow.MOVES,
+    sign=lambda n: Sign.POOLS,
 )
 reduction(
     "GlobalLpPool",

@@ -135,6 +135,7 @@ VIEW: dict[str, Any] = {
     "torch": reshape_torch,
     "lite": lambda w, n: w.reshape(n),
     "lrp": Flow.MOVES,
+    "view": True,
 }
 for _name in ("Flatten", "Squeeze", "Unsqueeze"):
     op(_name, **VIEW)

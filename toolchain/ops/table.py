@@ -37,18 +37,36 @@ class Flow(Enum):
     WEIGHS = "by the layer's rule, over weights"
     ADDS = "in proportion to what each input adds to a sum"
     PASSES = "unchanged, through a function of each element"
+    GATES = "unchanged; a signal that is multiplied with such a value gets all of the product's (Arras et al. 2017)"
     RECTIFIES = "unchanged; deconvolution and guided backpropagation rectify here what comes back"
     MOVES = "to where the value was taken from: places and maxima"
 
 
 class Sign(Enum):
-    """What the sign of an op's inputs says of its output: of activation functions, but for the last."""
+    """What the sign of an op's inputs says of its output: of activation functions, but for the last two."""
 
     FIRES = "0 where the input is not positive, and never below"
     KEEPS = "positive just where the input is, and not below 0 where that is not"
     POSITIVE = "at least 0, whatever the input"
     NEGATIVE = "at most 0, whatever the input"
-    SUMS = "at least 0 where all inputs are: sums and means, which no activation function is"
+    SUMS = "at least 0 where all inputs are: sums and means"
+    POOLS = "positive just where some place under its window is: maxima of each unit alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How an op multiplies what it reads, input 0, by weights, input 1: axes of the units in all three.
+
+    unit   axis of what it reads and makes: 1 where places follow, as in a convolution, else -1
+    reads  axis of the weights that lies along the units read, or along those of one group
+    makes  axis of the weights that lies along the units made, or along those of one group; all others are taps
+    folds  products are laid over one another (a transposed convolution): no output is one row times the weights
+    """
+
+    unit: int
+    reads: int
+    makes: int
+    folds: bool = False
 
 
 Shape = Callable[[ir.Value], tuple[int, ...]]
@@ -64,9 +82,11 @@ class Op:
     several    vjp takes a list instead, one dy for each output, None where none arrives
     ray        (node, rays of the inputs, None = constant) -> ray of the output
     macs       (node, shape of a value) -> multiply-accumulates of one sample
+    weights    (node) -> how it multiplies what it reads by its input 1; None: as no layer does
     contracts  (node) -> (input, axis) pairs that are summed away, alone or against another input: where a mask goes
     norm       (node) -> axis of input 0 that its statistics run over; `channels` passes it if `units.approximate`
     resize     (node, keep): mend attributes and shape constants after removal
+    view       the output is input 0 under another shape: the same bytes
     adds       (node, shape of a value) -> bytes by which `resize` makes the file longer, at most
     lrp        how relevance comes back through the op; None: heatmaps by relevance propagation refuse it
     sign       (node) -> what the sign of its inputs says of its output; None: nothing
@@ -81,9 +101,11 @@ class Op:
     several: bool = False
     ray: Callable[[ir.Node, list[Ray | None]], Ray] | None = None
     macs: Callable[[ir.Node, Shape], int] | None = None
+    weights: Callable[[ir.Node], Weights | None] | None = None
     contracts: Callable[[ir.Node], Sequence[tuple[int, int]]] | None = None
     norm: Callable[[ir.Node], int | None] | None = None
     resize: Callable[[ir.Node, Keep], None] | None = None
+    view: bool = False
     adds: Callable[[ir.Node, Shape], int] | None = None
     lrp: Flow | None = None
     sign: Callable[[ir.Node], Sign | None] | None = None
@@ -111,6 +133,31 @@ def sign_of(node: ir.Node) -> Sign | None:
     """What the sign of a node's inputs says of its output, or None where nothing is known."""
     entry = find(node)
     return None if entry is None or entry.sign is None else entry.sign(node)
+
+
+def weights_of(node: ir.Node) -> Weights | None:
+    """How a node multiplies what it reads by weights, or None where it does not."""
+    entry = find(node)
+    return None if entry is None or entry.weights is None else entry.weights(node)
+
+
+def laid(node: ir.Node) -> Weights:
+    """How a node that is a layer of weights multiplies by them."""
+    found = weights_of(node)
+    assert found is not None
+    return found
+
+
+def is_convolution(node: ir.Node) -> bool:
+    """Whether a node multiplies by the same weights at every place, transposed or not."""
+    found = weights_of(node)
+    return found is not None and found.unit == 1
+
+
+def is_view(node: ir.Node) -> bool:
+    """Whether a node's output is its first input under another shape."""
+    entry = find(node)
+    return entry is not None and entry.view
 
 
 def dims(value: ir.Value | None) -> tuple[int, ...]:
