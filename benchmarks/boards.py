@@ -29,7 +29,6 @@ from toolchain.workload import size, works
 CUTS = {"whole": None, "half of the units": "units<=50%", "a tenth of the units": "units<=10%"}
 TARGETS = ("local", "qemu-a53")
 ESTIMATED = ("rad750", "rad5545", "gr740", "pic64-hpsc")
-UNITS = {"measured": "ms", "counted": "M instr"}
 PATIENCE_S = 1800.0
 
 
@@ -71,7 +70,7 @@ def ran(kept: str, m: Measurement, whole: Measurement) -> dict[str, Any]:
         "target": m.target,
         "grade": m.grade,
         "kept": kept,
-        "an inference": f"{m.ns.p50 / 1e6:.4g} {UNITS[m.grade]} ±{100 * m.noise:.1f} %",
+        "an inference": f"{m.ns.p50 / 1e6:.4g} {m.millions} ±{100 * m.noise:.1f} %",
         "of whole": f"{100 * m.ns.p50 / whole.ns.p50:.1f} %",
         "memory": "–" if over is None else f"{over / 2**20:.1f} MiB over the runtime's",
     }

@@ -163,6 +163,16 @@ class Measurement:
     energy_uj: dict[str, int] | None = None
     ops: tuple[OpTime, ...] = ()
 
+    @property
+    def millions(self) -> str:
+        """What 10⁶ of its nanoseconds are called: a counted one is an instruction."""
+        return {"measured": "ms", "counted": "M instr"}[self.grade]
+
+    @property
+    def thousands(self) -> str:
+        """What 10³ of them are called."""
+        return {"measured": "µs", "counted": "k instr"}[self.grade]
+
 
 def runtime_for(model: Path) -> str:
     """The first runtime of the table that reads files with the suffix of `model`; RunnerError if none does."""

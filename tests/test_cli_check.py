@@ -101,7 +101,7 @@ def test_a_saved_baseline_is_what_the_next_run_compares_with(folder: Path) -> No
     assert jettison("check", cwd=folder).returncode == 0
     net(folder / "net.onnx", classes=6)
     done = jettison("check", cwd=folder)
-    assert done.returncode == 1 and f"(it was {PARAMS})" in done.stdout
+    assert done.returncode == 1 and f"(it was {PARAMS}, 0 % more may pass)" in done.stdout
     assert jettison("check", "--save-baseline", "base.json", "--force", cwd=folder).returncode == 0
     assert jettison("check", cwd=folder).returncode == 0
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from test_cli import ROOT, SHIPPED, jettison
 
 from toolchain.cli import cli
+from toolchain.synthetic import triangles_squares
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def called(monkeypatch: pytest.MonkeyPatch, words: str, *more: str) -> dict[str,
     monkeypatch.setattr(command, "callback", lambda *_, **parameters: seen.update(parameters))
     required = [w for p in command.params for w in REQUIRED.get(str(p.name), ()) if p.required]
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
-    following = ["dense", "cut"] if len(arguments) > 1 else []
+    following = ["m.onnx", "cut"] if len(arguments) > 1 else []
     line = [*words.split(), *following, *required, *more]
     cli.main(line, prog_name="jettison", standalone_mode=False, obj={"arguments": line})
     return seen
@@ -198,6 +200,14 @@ def test_a_model_on_the_command_line_goes_before_that_of_the_file(
     assert Path("other.onnx") in (seen.get("model"), *seen.get("models", ()))
 
 
+@pytest.mark.parametrize("words", [w for w in CONFIGURED if {"model", "shapes"} <= {*set_by_file(w)}])
+def test_shapes_of_the_file_are_of_its_own_model(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jettison.toml").write_text(FULL)
+    for model, shapes in (("other.onnx", ()), (str(tmp_path / "m.onnx"), GIVEN["shapes"])):
+        assert called(monkeypatch, words, model)["shapes"] == shapes
+
+
 @pytest.mark.parametrize("words", APART)
 def test_what_the_file_does_not_set_is_as_without_it(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -218,6 +228,30 @@ def test_a_command_that_the_file_sets_nothing_of_does_not_read_it(
     (tmp_path / "jettison.toml").write_text("[prune]\nratoi = 1\n")
     needs_word = any(isinstance(p, click.Argument) for p in WORDS[words].params)
     called(monkeypatch, words, *(("word",) if needs_word else ()))
+
+
+@pytest.fixture
+def named(folder: Path) -> Path:
+    """Samples, and a configuration that names their classes."""
+    x, y = triangles_squares(24, seed=5)
+    np.savez(folder / "plain.npz", x=x, y=y)
+    np.savez(folder / "own.npz", x=x, y=y, classes=np.array(["owl", "oak"]))
+    (folder / "jettison.toml").write_text('[model]\npath = "nets/net.onnx"\nclasses = ["rock", "sand"]\n')
+    return folder
+
+
+@pytest.mark.parametrize(("data", "said"), [("plain.npz", b"rock\nsand"), ("own.npz", b"owl\noak")])
+def test_classes_are_called_as_the_file_does_where_samples_say_nothing(data: str, said: bytes, named: Path) -> None:
+    done = jettison("export", "--to", "tflite", "--data", data, "-o", "out", cwd=named)
+    assert done.returncode == 0, done.stderr
+    assert said in (named / "out" / "net.tflite").read_bytes()  # its metadata
+
+
+def test_another_number_of_class_names_is_exit_2(named: Path) -> None:
+    config = named / "jettison.toml"
+    config.write_text(config.read_text().replace('"rock", ', ""))
+    done = jettison("export", "--to", "onnx", "--data", "plain.npz", "-o", "out", cwd=named)
+    assert done.returncode == 2 and "[model] classes has 1 names, the model scores 2 classes" in done.stderr
 
 
 def test_a_command_of_a_group_is_configured_too(folder: Path) -> None:

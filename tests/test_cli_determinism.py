@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from test_cli import SHIPPED, jettison
+from writing import WRITING, write_all
 
 from toolchain.synthetic import triangles_squares
 
@@ -77,3 +78,12 @@ def test_a_figure_is_the_same_file_in_another_process(samples: Path, tmp_path: P
         assert done.returncode == 0, done.stderr
         found.append({p.name: p.read_bytes() for p in out.iterdir()})
     assert found[0] == found[1] and {"figures.json", "index.html"} <= found[0].keys()
+
+
+def test_every_network_that_a_command_writes_has_the_same_bytes_in_another_process(
+    written: Path, tmp_path: Path
+) -> None:
+    again = write_all(tmp_path, PYTHONHASHSEED="2")
+    files = sorted(f for c in WRITING.values() for f in c.files if (written / f).exists())
+    assert len(files) > 12
+    assert [f for f in files if (written / f).read_bytes() != (again / f).read_bytes()] == []

@@ -119,7 +119,8 @@ def test_a_plan_of_weightless_units_is_written_where_a_plan_can_say_it_all(folde
     assert not list(tmp_path.iterdir())
     assert jettison("prune", folder / "unread.onnx", *words).returncode == 0
     done = jettison("prune", folder / "unread.onnx", "--plan", tmp_path / "p.json", "-o", tmp_path / "q.onnx")
-    assert done.returncode == 0 and (tmp_path / "p.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
+    assert done.returncode == 0
+    assert onnx.load(tmp_path / "p.onnx").graph == onnx.load(tmp_path / "q.onnx").graph, "what was asked for differs"
 
 
 def test_a_budget_a_plan_and_weightless_exclude_each_other(folder: Path) -> None:

@@ -604,6 +604,11 @@ def test_an_input_that_no_memory_holds_is_refused(shape: tuple[int, ...], tmp_pa
         load(path, {"x": shape})
 
 
+def test_a_shape_of_no_input_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no input 'z' to give a shape\. There are 'x'"):
+        load(written(tmp_path, sound()), {"z": (1, 4)})
+
+
 def test_an_open_shape_may_be_given(tmp_path: Path) -> None:
     path = written(tmp_path, with_input(helper.make_tensor_value_info("x", F, ["N", "M"])))
     assert load(path, {"x": (1, 4)}).inputs == {"x": (4,)}

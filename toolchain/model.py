@@ -21,7 +21,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from toolchain.batch import BATCH, Reader, mixing, stretch
-from toolchain.errors import BadInput, Unsupported, UsageError
+from toolchain.errors import BadInput, Unsupported, UsageError, nearest
 from toolchain.files import write_atomic
 from toolchain.inference import Known, Uninferable, infer
 from toolchain.onnx_file import contents, pieces, places
@@ -271,6 +271,9 @@ def settle(graph: ir.Graph, given: dict[str, tuple[int, ...]], path: Path) -> tu
 
     Returns the batch, and what holds it where it is not free.
     """
+    names = [str(v.name) for v in graph.inputs]
+    for name in given.keys() - set(names):
+        raise UsageError(f"has no input '{name}' to give a shape", str(path), nearest(name, names))
     inputs = {v: input_shape(v, given, path) for v in graph.inputs}
     for value, shape in inputs.items():
         if (count := math.prod(d or 1 for d in shape)) > LARGEST_INPUT:

@@ -148,7 +148,9 @@ def test_the_action_fails_where_a_network_grew_beyond_its_base(workspace: Path, 
     net(workspace / "net.onnx", classes=6)
     done = acted(workspace, checkout, site, baseline="git:main:baseline.json", skip="latency\nmacs\n", **REPORTS)
     assert done.code == 1 and done.outputs == {"passed": "false"}
-    assert "::error file=jettison.toml,line=5," in done.stdout and f"(it was {PARAMS})" in done.stdout
+    assert (
+        "::error file=jettison.toml,line=5," in done.stdout and f"(it was {PARAMS}, 5 %25 more may pass)" in done.stdout
+    )
     assert "**Budgets: 1 passed, 1 failed, 1 skipped**" in done.summary
     assert (workspace / "comment.md").read_text() == done.summary
     assert ElementTree.parse(workspace / "check.xml").getroot().attrib["failures"] == "1"

@@ -30,7 +30,10 @@ LATENCY = HEAD + 'latency = { max = "10 ms", tolerance = "20%", repeats = 4 }\n'
 
 @dataclass
 class Clock:
-    """Measurements that take these milliseconds, one after the other."""
+    """Measurements whose medians are these milliseconds, one after the other.
+
+    noise  how far a median is above the fastest inference, relative to that
+    """
 
     milliseconds: list[float]
     noise: float = 0.02
@@ -42,7 +45,7 @@ class Clock:
         self.taken += 1
         told = {"grade": "measured", "noise": self.noise, "runs": 100, "runtime": "ort", "runtime_version": "1"}
         told |= {"throttled": self.is_throttled}
-        return [SimpleNamespace(ns=SimpleNamespace(p50=ns, p90=3 * ns), **told)]
+        return [SimpleNamespace(ns=SimpleNamespace(min=round(ns / (1 + self.noise)), p50=ns, p90=3 * ns), **told)]
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
         ([12, 99], "passed", 1),  # tolerance
         ([99, 50, 11, 99], "passed", 3),  # a busy machine
         ([99, 50, 13, 12.9, 1], "failed", 4),
-        ([99, 50, 12.1, 12.2, 1], "undecided", 4),  # within the noise of each measurement
+        ([99, 50, 12.1, 12.2, 1], "undecided", 4),  # some inferences were within it
         ([99, 50, 12.9, 15, 1], "undecided", 4),  # the two best are further apart than the best is from its limit
     ],
 )
@@ -83,7 +86,7 @@ def test_latency_is_measured_until_one_measurement_is_within_its_limit(
 def test_no_network_passes_on_one_day_and_fails_on_another(
     limit: float, undisturbed: float, noise: float, days: list[list[float]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As long as what disturbs it adds no more than what a measurement says of its noise."""
+    """As long as the fastest of a measurement's inferences is not disturbed."""
     folder = tmp_path_factory.mktemp("day")
     net(folder / "net.onnx")
     text = HEAD + f'latency = {{ max = "{limit} ms", tolerance = "0%", repeats = 4 }}\n'
@@ -98,12 +101,28 @@ def test_no_network_passes_on_one_day_and_fails_on_another(
     assert statuses != {"passed", "failed"}
 
 
+def test_one_inference_of_any_repeat_within_the_limit_is_enough_to_leave_it_undecided(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the repeat with the best median is not the one with the fastest inference."""
+    clock.milliseconds = [13, 13.01, 13.02, 13.03]
+    noises = iter([0.01, 0.01, 0.3, 0.01])
+
+    def measured(*words: Any) -> list[Any]:
+        clock.noise = next(noises)
+        return clock(*words)
+
+    monkeypatch.setattr(targets.runners, "measure_on", measured)
+    (verdict,) = ran(tmp_path, LATENCY).verdicts
+    assert verdict.status == "undecided"
+
+
 def test_a_single_measurement_is_undecided_within_its_own_noise(clock: Clock, tmp_path: Path) -> None:
     clock.milliseconds, clock.noise, clock.is_throttled = [14], 0.2, True
     checked = ran(tmp_path, LATENCY.replace("repeats = 4", "repeats = 1"))
     (verdict,) = checked.verdicts
     assert verdict.status == "undecided" and not checked.failed
-    assert "2 ms (17 %) above, which a noise of 20 % alone may be" in message(verdict)
+    assert "2 ms (17 %) above, which noise alone may be: again, it may come down to 11.67 ms" in message(verdict)
     assert "slowed by heat or a quota" in message(verdict) and "more repeats or tolerance" in message(verdict)
 
 

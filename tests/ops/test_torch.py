@@ -75,6 +75,21 @@ def test_a_gradient_rule_agrees_with_torch(case: Case) -> None:
             np.testing.assert_allclose(back[name][k], slope, rtol=0, atol=ROUNDING * scale)
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].trains is not None], ids=str)
+def test_training_moves_what_follows_the_batches_and_nothing_else(case: Case) -> None:
+    read = [None if x is None else x.detach() for x in tensors(case, single_precision(concrete(case)))]
+    before = [None if x is None else x.clone() for x in read]
+    OPS[case.op].trains(torch, model_of(case).graph[0], read)
+    moved = [i for i, x in enumerate(before) if x is not None and not torch.equal(x, read[i])]
+    assert moved == list(OPS[case.op].follows or ())
+
+
+@pytest.mark.parametrize("name", [name for name, entry in OPS.items() if entry.fixed is not None])
+def test_one_number_is_no_weight_and_a_matrix_of_many_is(name: str) -> None:
+    assert OPS[name].learns
+    assert OPS[name].fixed(np.float32([0.3])) and not OPS[name].fixed(np.linspace(-1, 1, 6, dtype=np.float32))
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if OPS[c.op].learns], ids=str)
 def test_what_an_op_learns_has_a_slope(case: Case) -> None:
     read = tensors(case, single_precision(concrete(case)))

@@ -31,7 +31,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 @click.pass_context
 def cli(context: click.Context, quiet: bool, config: Path | None, debug: bool) -> None:
     """Make trained networks small, fast and explainable enough to fly: ONNX in, smaller ONNX and TFLite out."""
-    context.obj |= {"quiet": quiet, "debug": debug, "config": config}
+    context.obj |= {"quiet": quiet, "debug": debug, "config": config, "classes": ()}
     context.default_map = defaults(context)
 
 

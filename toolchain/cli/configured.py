@@ -40,7 +40,10 @@ def keys(command: click.Command) -> dict[str, str]:
 
 
 def defaults(context: click.Context) -> dict[str, dict[str, Any]]:
-    """click's default map for the command that a group is about to call; raises UsageError for a file with mistakes."""
+    """click's default map for the command that a group is about to call; raises UsageError for a file with mistakes.
+
+    The path of its model and the names of classes, which no parameter is, come into the context's object.
+    """
     name, group = context.invoked_subcommand, context.command
     command = group.commands.get(name or "") if isinstance(group, click.Group) else None
     wanted = {} if command is None else keys(command)
@@ -52,7 +55,10 @@ def defaults(context: click.Context) -> dict[str, dict[str, Any]]:
     if path is None and not Path(NAME).exists() and not Path("pyproject.toml").exists():
         return {}
     file = read_config(path)
-    known = {} if file is None else values(file)
+    if file is None:
+        return {}
+    known = values(file)
+    context.obj |= {"classes": file.config.model.classes, "configured": known["model.path"]}
     several = {p.name for p in command.params if p.nargs < 0 or getattr(p, "multiple", False)}
     given = {name: known[key] for name, key in wanted.items() if known.get(key)}
     return {name: {n: [v] if n in several and isinstance(v, str) else v for n, v in given.items()}}
@@ -69,6 +75,16 @@ def values(file: ConfigFile) -> dict[str, Any]:
         "prune.align": None if cut.align is None else str(cut.align),
         "prune.keep": list(cut.keep),
     }
+
+
+def own_shapes(context: click.Context, option: click.Parameter, shapes: tuple[str, ...]) -> tuple[str, ...]:
+    """Shapes of inputs, without those that the file says of another model than the command line's."""
+    asked = context.params.get("model") or next(iter(context.params.get("models") or ()), None)
+    own = (context.obj or {}).get("configured")
+    source = context.get_parameter_source(str(option.name))
+    if source is not click.core.ParameterSource.DEFAULT_MAP or not asked or not own:
+        return shapes
+    return shapes if Path(asked).resolve() == Path(own).resolve() else ()
 
 
 def unless_given(name: str, value: Any, *others: Any) -> Any:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from targets.measure import Measurement
 
 PROFILED = 20  # inferences that tell the time of each op, in each round
-UNITS = {"measured": ("ms", 1e6), "counted": ("M instr", 1e6)}  # a counted nanosecond is an instruction
 
 
 def parse_tolerance(context: click.Context, option: click.Parameter, text: str) -> float:
@@ -31,7 +30,7 @@ def parse_tolerance(context: click.Context, option: click.Parameter, text: str) 
 
 
 @cli.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), is_eager=True)
 @click.option("--runtime", type=click.Choice(["ort", "litert", "tflite"]), help="By the file's kind if not given.")
 @click.option(
     "--target",
@@ -186,7 +185,6 @@ def print_rows(found: list[Measurement], form: str) -> None:
 
 def row(m: Measurement) -> dict[str, Any]:
     """A measurement's line; memory beyond what Python and the runtime take is init's and the inferences'."""
-    unit, scale = UNITS[m.grade]
     times = {"init": m.init_ns, "first": m.first_ns, "min": m.ns.min, "p50": m.ns.p50, "p90": m.ns.p90, "p99": m.ns.p99}
     rss = m.rss_bytes
     return {
@@ -194,7 +192,7 @@ def row(m: Measurement) -> dict[str, Any]:
         "runtime": m.runtime,
         "target": m.target,
         "grade": m.grade,
-        **{f"{name} {unit}": ns / scale for name, ns in times.items()},
+        **{f"{name} {m.millions}": ns / 1e6 for name, ns in times.items()},
         "noise %": 100 * m.noise,
         "init MiB": None if None in (rss.after_init, rss.baseline) else mebibytes(rss.after_init - rss.baseline),  # type: ignore[operator]
         "model MiB": mebibytes(m.peak_over_baseline_bytes),
@@ -210,9 +208,8 @@ def mebibytes(count: int | None) -> float | None:
 def op_rows(m: Measurement) -> list[dict[str, Any]]:
     """The ops of a model, the largest first, with their share of all."""
     total = max(sum(op.ns for op in m.ops), 1)
-    unit, scale = {"measured": ("µs", 1e3), "counted": ("k instr", 1e3)}[m.grade]
     return [
-        {"node": op.name, "op": op.op, unit: op.ns / scale, "share %": 100 * op.ns / total}
+        {"node": op.name, "op": op.op, m.thousands: op.ns / 1e3, "share %": 100 * op.ns / total}
         for op in sorted(m.ops, key=lambda op: -op.ns)
     ]
 
@@ -234,14 +231,14 @@ def judge(before: list[Measurement], after: list[Measurement], tolerance: float,
 
 def change_row(change: Change) -> dict[str, Any]:
     """Before and after, in one line."""
-    unit, scale = UNITS[change.after.grade]
+    unit = change.after.millions
     return {
         "model": Path(change.after.model).name,
         "runtime": change.after.runtime,
         "target": change.after.target,
         "grade": change.after.grade,
-        f"before {unit}": change.before.ns.p50 / scale,
-        f"after {unit}": change.after.ns.p50 / scale,
+        f"before {unit}": change.before.ns.p50 / 1e6,
+        f"after {unit}": change.after.ns.p50 / 1e6,
         "change %": 100 * change.relative,
         "noise %": 100 * change.noise,
         "allowed %": 100 * change.allowed,

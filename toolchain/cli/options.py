@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolchain.cli.configured import own_shapes
 from toolchain.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
     from toolchain.model import Model
 
 SKIP_BAD = f"{__name__}.skip_bad"  # where click's context keeps it
-MODEL = click.argument("model", type=click.Path(path_type=Path))
+MODEL = click.argument("model", type=click.Path(path_type=Path), is_eager=True)
 FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table", help="How to print."
 )
 FORCE = click.option("--force", is_flag=True, help="Replace files that exist.")
 SHAPE = click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input that the file leaves open."
-)
+    "--shape", "shapes", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input that the file leaves open.",
+    callback=own_shapes,
+)  # fmt: skip
 SEED = click.option("--seed", default=0, show_default=True, help="Of everything random.")
 THREADS = click.option("--threads", default=1, show_default=True, help="Threads of the runtimes.")
 PROFILE = click.option(
@@ -143,7 +145,20 @@ def read_samples(path: Path, model: Model, pixels: str) -> Samples:
         first = printable(", ".join(found.skipped[:3]) + (", …" if len(found.skipped) > 3 else ""))
         told = f"{len(found.skipped)} of {len(found) + len(found.skipped)} images left out: {first}"
         click.echo(f"jettison: warning: {printable(str(path))}: {told}", err=True)
-    return found
+    return found if found.classes else named(found, model, click.get_current_context().obj["classes"])
+
+
+def named(samples: Samples, model: Model, classes: tuple[str, ...]) -> Samples:
+    """The samples with the names that [model] classes gives; raises UsageError for another number than the model's."""
+    from dataclasses import replace
+
+    from toolchain.data import scored_classes
+
+    known = scored_classes(model)
+    if classes and known not in (None, len(classes)):
+        told = f"[model] classes has {len(classes)} names, the model scores {known} classes"
+        raise UsageError(told, way_out="Name each class once, in the order of the model's scores")
+    return replace(samples, classes=classes)
 
 
 def out_folder(name: str) -> Callable[[Any], Any]:

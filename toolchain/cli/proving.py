@@ -14,10 +14,12 @@ from toolchain.errors import GateFailed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from toolchain.data import Samples
     from toolchain.model import Model
     from toolchain.pipeline.chain import Chain, Link
 
 FILE = click.Path(path_type=Path)
+TOLD = {"": "a plan that removes nothing", "not there": "not there"}
 
 
 @cli.command()
@@ -50,8 +52,10 @@ def verify(
     """Prove that PRUNED equals MODEL: masked by a plan, or as it is; a .tflite is run in LiteRT.
 
     With a plan, each file has to name the one that it was made from: ranks MODEL, the plan both, PRUNED the plan. Where
-    PRUNED is a folder that compress wrote, that is proven of all its files, and what was emitted equals its network.
+    PRUNED is a folder that a command wrote, that is proven of all its files, and what was emitted answers as its
+    network does; what is not there is said.
     """
+    from toolchain.data import Samples
     from toolchain.files import check_new
     from toolchain.model import load
     from toolchain.verify import probes
@@ -59,18 +63,19 @@ def verify(
     if record_file is not None:
         check_new(record_file, force)
     reference = load(model, parse_shapes(shapes))
-    inputs = probes(reference, seed=seed) if data is None else read_samples(data, reference, pixels).first(64).inputs
+    samples = Samples("seeded noise", probes(reference, seed=seed), None)
+    if data is not None:
+        samples = read_samples(data, reference, pixels).first(64)
     chain = linked(model, reference, pruned, plan_file, ranks_file)
-    found = {model.name: reference}
+    found = {chain.dense.path: reference}
     if pruned.is_dir():
-        found["model.onnx"] = load(pruned / "model.onnx", parse_shapes(shapes))
-        tell_folder(chain, found["model.onnx"], dict(inputs), form)
+        tell_folder(chain, found, samples, form, threads)
     else:
         check_links([x for x in chain.links if x.said and chain.plan is not None])  # files may be from anywhere
         against, wanted = masked(reference, plan_file)
-        tell(compared(wanted, pruned, dict(inputs), against, shapes, threads), pruned, against, form)
+        tell(compared(wanted, pruned, dict(samples.inputs), against, shapes, threads), pruned, against, form)
     if record_file is not None:
-        write_record(record_file, chain, found)
+        write_record(record_file, chain, reference)
         click.echo(f"wrote {record_file}", err=form != "table")
 
 
@@ -83,34 +88,47 @@ def linked(path: Path, model: Model, pruned: Path, plan_file: Path | None, ranks
         return chain.of_folder(first, pruned)
     ranks = None if ranks_file is None else chain.ranks(ranks_file)
     plan = None if plan_file is None else chain.plan(plan_file)
-    file = chain.network(pruned)
-    if pruned.suffix == ".tflite":
-        return chain.Chain(first, ranks, plan, emitted=(file,))
-    return chain.Chain(first, ranks, plan, file)
+    return chain.Chain(first, ranks, plan, (chain.network(pruned),))
 
 
-def tell_folder(chain: Chain, final: Model, inputs: dict[str, Any], form: str) -> None:
-    """Print every link, and how far the emitted float file is off; raises GateFailed for what does not hold."""
-    from toolchain import emit
+def tell_folder(chain: Chain, models: dict[Path, Model], samples: Samples, form: str, threads: int) -> None:
+    """Print every link, and how far the answers of each network are off; raises GateFailed for what does not hold."""
+    from toolchain.pipeline.answering import answered
     from toolchain.tables import show
 
-    rows = [
-        {"file": x.file, "of": x.source, "sha256": x.found[:12], "off by": None, "holds": x.passed} for x in chain.links
-    ]
-    checks = [emit.check(final, f.path, inputs) for f in chain.emitted if f.path.name == "model.tflite"]
-    name = "model.onnx"
-    rows += [{"file": "model.tflite", "of": name, "sha256": "", "off by": c.max_rel, "holds": c.passed} for c in checks]
+    rows = [line(x.file, x.source, holds=x.passed, sha256=x.found[:12]) for x in chain.links]
+    rows += [line(file, of, note="not there" if not of else f"no {of}") for file, of in chain.lacking()]
+    ran = [] if any(not x.passed for x in chain.links) else list(answered(chain, models, samples, threads))
+    rows += [line(a.file, a.of, a.off_by, a.same, a.passed, note=a.note) for a in ran]
     show(rows, form)
     check_links(chain.links)
-    for check in (c for c in checks if not c.passed):
-        raise GateFailed(f"{check.path} differs from {name} by {check.max_rel:.1e} of its largest output")
+    for a in (a for a in ran if a.passed is False):
+        of_answers = None if a.same is None else f"in {100 * (1 - a.same):.0f} % of its answers"
+        by = of_answers or f"by {a.off_by:.1e} of its largest output"
+        way_out = "Make it again, or give real samples with --data"
+        raise GateFailed(f"{a.file} differs from {a.of} {by}", way_out=way_out)
+
+
+def line(
+    file: str,
+    of: str,
+    off_by: float | None = None,
+    same: float | None = None,
+    holds: bool | None = None,
+    sha256: str = "",
+    note: str = "",
+) -> dict[str, Any]:
+    """One row of the table."""
+    share = None if same is None else round(100 * same, 3)
+    names = ("file", "of", "sha256", "off by", "same answer %", "holds", "note")
+    return dict(zip(names, (file, of, sha256, off_by, share, holds, note), strict=True))
 
 
 def check_links(links: Sequence[Link]) -> None:
     """Raise GateFailed for the first link that is broken."""
     for broken in (x for x in links if not x.passed):
         said = f"{broken.said[:12]}…" if broken.said else "nothing"
-        found = f"{broken.found[:12]}…" if broken.found else "a plan that removes nothing"
+        found = TOLD.get(broken.found, f"{broken.found[:12]}…")
         raise GateFailed(
             f"the chain breaks at {broken.source} -> {broken.file}: {broken.file} names {said}, it is {found}",
             way_out="One of the two was changed or is of another run: make it again",
@@ -160,10 +178,11 @@ def tell(checked: dict[str, Any], path: Path, against: str, form: str) -> None:
         raise GateFailed(f"{path} differs from {against} by {checked['max_rel']:.1e} of its largest output")
 
 
-def write_record(path: Path, chain: Chain, models: dict[str, Model]) -> None:
-    """The bill of materials of a chain that holds."""
-
+def write_record(path: Path, chain: Chain, reference: Model) -> None:
+    """The bill of materials of a chain that holds, with the inputs and outputs of its ONNX files."""
     from toolchain.files import write_json
+    from toolchain.model import load
     from toolchain.pipeline.record import record
 
-    write_json(path, record(chain, models))
+    networks = {n.path.name: load(n.path) for n in chain.networks if n.path.suffix == ".onnx"}
+    write_json(path, record(chain, networks | {chain.dense.path.name: reference}))

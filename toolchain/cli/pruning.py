@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
@@ -89,6 +88,7 @@ def prune(
     from toolchain.compress.plan import save_plan
     from toolchain.files import check_new
     from toolchain.model import load, save
+    from toolchain.provenance import asked, signed
 
     instead = (wish["plan_file"], wish["findings_file"], wish["weightless"])
     wanted = Wish(**wish | {"budget": unless_given("budget", wish["budget"], *instead)})
@@ -98,29 +98,21 @@ def prune(
             check_new(path, force)
             if path.resolve() == model.resolve():
                 raise UsageError(f"{path} would replace the model itself", way_out="Give another name with -o")
-    settings = settings_of(wanted)
-    original = replace(load(model, parse_shapes(shapes)), settings=json.dumps(settings) if settings else "")
+    settings = DECIDING[source](wanted)
+    original = asked(load(model, parse_shapes(shapes)), settings | ({"mask": True} if mask_only else {}))
     loaded, channels, plan = source(original, wanted)
     show_plan(plan)
     if dry_run:
         return
     act = surgery.mask if mask_only else surgery.prune
-    save(act(loaded, channels, plan.labels(channels)), out, force)
+    save(signed(act(loaded, channels, plan.labels(channels)), surgery.digest(plan.removed)), out, force)
     click.echo(f"wrote {out}")
     if wanted.plan_out is not None:
-        made_of: dict[str, Any] = {"settings": settings} if settings else {}
+        made_of: dict[str, Any] = {"settings": settings}
         if wanted.ranks_file is not None and source is by_budget:  # another source reads no ranks
             made_of["ranks_sha256"] = sha256(wanted.ranks_file.read_bytes()).hexdigest()
         save_plan(plan, wanted.plan_out, force, made_of)
         click.echo(f"wrote {wanted.plan_out}")
-
-
-def settings_of(wish: Wish) -> dict[str, Any]:
-    """What a plan by budget depends on besides its files; {} where files, or weights, say it all."""
-    if wish.budget is None:
-        return {}
-    names = ("budget", "seed", "align", "order", "keep", *(("criterion",) if wish.ranks_file is None else ()))
-    return {name: getattr(wish, name) for name in names}
 
 
 def show_plan(plan: Plan) -> None:
@@ -219,3 +211,34 @@ def without_weights(model: Model, wish: Wish) -> tuple[Model, Channels, Plan]:
     for stay in stays:
         click.echo(f"{stay.units} of the units of {stay.where} stay: {stay.reason}", err=True)
     return clean, analyse(clean), plan
+
+
+# ---- what decides a plan besides the network and the files that it names ---------------------------------------------
+def of_budget(wish: Wish) -> dict[str, Any]:
+    """Of the units of least score."""
+    names = ("budget", "align", "order", "keep", *(("criterion",) if wish.ranks_file is None else ()))
+    floors = {"floors": [asdict(f) for f in wish.floors]} if wish.floors else {}
+    return chosen(wish, *names) | floors
+
+
+def of_findings(wish: Wish) -> dict[str, Any]:
+    """Of what findings name."""
+    assert wish.findings_file is not None
+    from toolchain.validate import read_bytes
+
+    findings = read_bytes(wish.findings_file, "a findings.json file")
+    return chosen(wish, "keep") | {"findings_sha256": sha256(findings).hexdigest()}
+
+
+def chosen(wish: Wish, *names: str) -> dict[str, Any]:
+    """The command, its seed and these options."""
+    approximate = {"approximate": True} if wish.approximate else {}
+    return {"command": "prune", "seed": wish.seed} | {n: getattr(wish, n) for n in names} | approximate
+
+
+DECIDING: dict[Source, Callable[[Wish], dict[str, Any]]] = {
+    by_budget: of_budget,
+    from_plan: chosen,
+    from_findings: of_findings,
+    without_weights: lambda wish: chosen(wish, "weightless", "align", "keep"),
+}

@@ -151,12 +151,14 @@ def gradient(model: Path, cut: str, target: str | None, out: Path, shapes: tuple
     from toolchain.compress.gradient import attribution_graph, described
     from toolchain.files import check_new
     from toolchain.model import load, save
+    from toolchain.provenance import asked, deciding, signed
     from toolchain.tables import show
 
     check_new(out, force)
     loaded = load(model, parse_shapes(shapes))
     graph = attribution_graph(loaded, cut, target)
-    save(loaded.with_ir(graph.ir), out, force)
+    decided = deciding("gradient", 0, {"at": cut, "target": target}, {})
+    save(signed(asked(loaded.with_ir(graph.ir), decided)), out, force)
     show(
         [{"": kind, "name": name, "shape": shape, "what": what} for kind, name, shape, what in described(graph)],
         "table",
@@ -198,9 +200,11 @@ def recover(
     from toolchain.compress.plan import load_plan
     from toolchain.compress.recover import LAMBDAS
     from toolchain.compress.recover import recover as refit
+    from toolchain.compress.surgery import digest
     from toolchain.compress.surgery import prune as cut
     from toolchain.files import check_new
     from toolchain.model import load, save
+    from toolchain.provenance import asked, deciding, signed
     from toolchain.tables import show
 
     check_new(out, force)
@@ -233,7 +237,8 @@ def recover(
             threads=threads,
             progress=advance,
         )
-    save(recovered, out, force)
+    decided = deciding("recover", seed, {"method": method}, {"data": samples, "original": dense})
+    save(signed(asked(recovered, decided), digest(plan.removed)), out, force)
     show(
         [
             {"layer": r.layer, "held-out error before": r.before, "after": r.after, "ridge": r.ridge, "few": r.note}
@@ -270,9 +275,13 @@ def export(model: Path, out: Path, shapes: tuple[str, ...], form: str, **asked: 
     from toolchain.model import load
     from toolchain.pipeline import asked_of, emission, quantised
     from toolchain.pipeline.quantised import check_rows, warnings
+    from toolchain.provenance import asked as asked_for
+    from toolchain.provenance import changed, deciding
 
     loaded = load(model, parse_shapes(shapes))
     job = exporting(model, out, loaded, **asked)
+    choices = {k: v for k, v in changed(job).items() if k in ("opset", "profile")}
+    loaded = asked_for(loaded, deciding("export", job.seed, choices, {"calibration": job.calibration}))
     with results_in(out):
         results = destinations(job)
         integers = asked_of(job, results)

@@ -103,6 +103,8 @@ def retrain(
     """
     from toolchain.files import check_new
     from toolchain.model import load, save
+    from toolchain.provenance import asked as asked_for
+    from toolchain.provenance import changed, deciding, signed
     from toolchain.retrain import retrain as train
 
     asked = Recipe(**recipe)
@@ -111,18 +113,22 @@ def retrain(
             check_new(path, force)
     given = load(model, parse_shapes(shapes))
     samples = read_samples(data, given, pixels)
+    judge = None if validation is None else read_samples(validation, given, pixels)
+    guide = None if teacher is None else load(teacher, parse_shapes(shapes))
+    sources = {"data": samples, "validation": judge, "teacher": guide}
+    given = asked_for(given, deciding("retrain", asked.seed, changed(asked) | {"augment": augment}, sources))
     with progress(context) as (_, advance):
         trained, epochs = train(
             given,
             samples,
-            None if validation is None else read_samples(validation, given, pixels),
+            judge,
             asked,
-            teacher=None if teacher is None else load(teacher, parse_shapes(shapes)),
+            teacher=guide,
             checkpoint=checkpoint,
             augment=augment,
             progress=advance,
         )
-    save(trained, out, force)
+    save(signed(trained), out, force)
     told(epochs)
     click.echo(f"wrote {out}")
     if history is not None:
@@ -178,6 +184,8 @@ def sparsify(
     from toolchain.cli.options import parse_share
     from toolchain.model import load
     from toolchain.pipeline import sparsifying
+    from toolchain.provenance import asked as asked_for
+    from toolchain.provenance import changed, deciding
     from toolchain.tables import show
 
     asked, part = Recipe(**recipe), parse_share(share)
@@ -188,11 +196,15 @@ def sparsify(
     given = load(model, parse_shapes(shapes))
     samples = read_samples(data, given, pixels)
     judge = None if validation is None else read_samples(validation, given, pixels)
+    guide = None if teacher is None else load(teacher, parse_shapes(shapes))
+    choices = changed(asked) | {"augment": augment, "share": part}  # of every round, whichever is delivered
+    sources = {"data": samples, "validation": judge, "teacher": guide}
+    given = asked_for(given, deciding("sparsify", asked.seed, choices, sources))
     with results_in(out), progress(context) as (say, advance):
         sparsifying.check_files(out, force)
         series = pruned(
             given, samples, judge, asked, out, count=rounds, share=part or 0.0, augment=augment,
-            teacher=None if teacher is None else load(teacher, parse_shapes(shapes)), progress=advance,
+            teacher=guide, progress=advance,
         )  # fmt: skip
         chosen, rows = sparsifying.sparsified(series, judge, max_drop, align, asked.threads, say)
         about = {"recipe": asdict(asked), "share": part}

@@ -75,11 +75,15 @@ def tune(
     from toolchain.files import check_new
     from toolchain.model import load
     from toolchain.pipeline import tuning
+    from toolchain.provenance import asked as asked_for
+    from toolchain.provenance import changed, deciding
     from toolchain.tables import show
 
     asked = Recipe(**recipe)
     given = load(model, parse_shapes(shapes))
     samples, judge = (read_samples(p, given, pixels) for p in (data, validation))
+    choices = changed(asked) | {"max_drop": most, "layers": layers}
+    given = asked_for(given, deciding("tune", asked.seed, choices, {"data": samples, "validation": judge}))
     with results_in(out):
         for name in tuning.FILES:
             check_new(out / name, force)

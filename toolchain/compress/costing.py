@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from toolchain import profile
 from toolchain.compress.groups import Channels, Group
-from toolchain.compress.surgery import provenance
 from toolchain.model import Model
 from toolchain.ops.table import Shape, dims, find
+from toolchain.provenance import signed
 
 GATHER_BYTES = 160  # the node that picks places behind a flatten, without its names
 
@@ -117,15 +117,16 @@ class Costing:
     parts      value -> (axis, groups that lie there, positions that a unit of each of these has)
     flattens   in graph order: a channel takes its places along
     structure  bytes of the file around its tensors
+    signature  bytes of what a cut file says of where it comes from, beyond what it said before
     tallies    params, macs, bytes of tensors, and of sizes that nodes have to be told then
     arena      peak bytes of activations
     """
 
-    model: Model
     groups: tuple[Group, ...]
     parts: dict[ir.Value, list[Part]]
     flattens: tuple[Flatten, ...]
     structure: int
+    signature: int
     tallies: Mapping[str, Tally]
     arena: Arena
 
@@ -161,15 +162,12 @@ class Costing:
             "params": lambda: tally("params"),
             "macs": lambda: tally("macs"),
             "flash": lambda: profile.file_bytes(
-                self.structure + self.told(removed), tally("tensors") + tally("sizes") + self.gathers(removed, picked)
+                self.structure + (self.signature if removed.any() else 0),
+                tally("tensors") + tally("sizes") + self.gathers(removed, picked),
             ),
             "ram": lambda: self.arena.at(removed, frozenset(picked)),
         }
         return np.array([float(count[q]()) for q in quantities])
-
-    def told(self, removed: NDArray[np.int64]) -> int:
-        """Bytes of what a pruned file says of where it comes from."""
-        return profile.metadata_bytes(provenance(self.model, {})) if removed.any() else 0
 
     def picked(self, removed: NDArray[np.int64], forced: NDArray[np.int64]) -> dict[ir.Value, int]:
         """Flattened values behind which a gather has to pick places, and its group."""
@@ -195,9 +193,12 @@ def costing(model: Model, channels: Channels) -> Costing:
         if len(there):
             parts.setdefault(value, []).append((axis, there, counts // size[there]))
     structure = profile.structure_bytes(model)
+    before, after = (m.ir.metadata_props for m in (model, signed(model, "0" * 64)))
+    signature = profile.metadata_bytes(after) - profile.metadata_bytes(before)
     return Costing(
-        model, channels.groups, parts, flattens(channels, owner), structure, tallies(model, parts), Arena(model, parts)
-    )
+        channels.groups, parts, flattens(channels, owner), structure, signature, tallies(model, parts),
+        Arena(model, parts),
+    )  # fmt: skip
 
 
 def tallies(model: Model, parts: Mapping[ir.Value, Sequence[Part]]) -> dict[str, Tally]:

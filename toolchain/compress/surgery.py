@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain import __version__
 from toolchain.compress.groups import Channels, contracted, contractions
 from toolchain.errors import OutOfReach
 from toolchain.model import Model, parameter
@@ -23,6 +22,7 @@ from toolchain.ops.table import find, operand
 from toolchain.ops.tape import PREFIX
 from toolchain.ops.units import Axis, Ids
 from toolchain.plain import Names
+from toolchain.provenance import signed
 
 
 def prune(model: Model, channels: Channels, removed: Ids) -> Model:
@@ -56,25 +56,19 @@ def prune(model: Model, channels: Channels, removed: Ids) -> Model:
         for value in node.outputs:
             insert_gather(clone.graph, value, original[str(value.name)], keep, yields, names)
             resize_activation(value, original[str(value.name)], yields)
-    if gone.any():
-        clone.metadata_props.update(provenance(model, {g.name: np.flatnonzero(gone[g.units]) for g in channels.groups}))
-    return model.with_ir(clone)
-
-
-def provenance(model: Model, removed: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
-    """What a pruned file says of where it comes from: tool, source, plan and settings.
-
-    plan_sha256 is that of the removed units as JSON, group -> sorted numbers, the groups by name and without spaces.
-    """
-    return {
-        "jettison.version": __version__,
-        "jettison.source_sha256": model.sha256,
-        "jettison.plan_sha256": digest({k: v.tolist() for k, v in removed.items()}),
-    } | ({"jettison.settings": model.settings} if model.settings else {})
+    pruned = model.with_ir(clone)
+    if not gone.any():
+        return pruned
+    return signed(pruned, digest({g.name: np.flatnonzero(gone[g.units]).tolist() for g in channels.groups}))
 
 
 def digest(removed: Mapping[str, Sequence[int]]) -> str:
-    """SHA-256 of a plan: of the units that it removes, whatever else is written beside them."""
+    """SHA-256 of a plan: of the units that it removes, whatever else is written beside them; "" where it removes none.
+
+    They are written as JSON, group -> sorted numbers, the groups by name and without spaces.
+    """
+    if not any(removed.values()):
+        return ""
     told = json.dumps({k: list(v) for k, v in removed.items()}, sort_keys=True, separators=(",", ":"))
     return sha256(told.encode()).hexdigest()
 

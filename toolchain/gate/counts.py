@@ -24,6 +24,7 @@ class Figure:
     grade    counted or measured; they are never mixed
     largest  what takes most of it
     noise    relative; None for what is the same every time
+    least    what a repetition may come down to; None where none does
     note     what else is to be known of it
     """
 
@@ -31,6 +32,7 @@ class Figure:
     grade: str = "counted"
     largest: str = ""
     noise: float | None = None
+    least: float | None = None
     note: str = ""
 
 
@@ -125,7 +127,7 @@ def fullest(model: Model) -> Figure:
     held = ", ".join(f"{v.name} {size:,}" for v, size in most.held[:3])
     name = most.node.name or most.node.outputs[0].name
     return Figure(
-        arena(model), largest=f"{most.node.op_type} '{name}', while which {most.bytes:,} bytes are held: {held}"
+        arena(model), largest=f"{most.node.op_type} '{name}' with {most.bytes:,} bytes held meanwhile: {held}"
     )
 
 
@@ -166,5 +168,7 @@ def lite_arena(file: Contents, path: Path) -> Figure:
     if planned.peak is None:
         return Figure(planned.head_bytes)
     op = file.ops[planned.peak]
-    held = ", ".join(f"{b.name} {b.bytes:,}" for b in planned.alive(planned.peak)[:3])
-    return Figure(planned.head_bytes, largest=f"{op.code} '{file.made(op).name}', while which is held: {held}")
+    alive = planned.alive(planned.peak)
+    held = ", ".join(f"{b.name} {b.bytes:,}" for b in alive[:3])
+    told = f"{op.code} '{file.made(op).name}' with {sum(b.bytes for b in alive):,} bytes held meanwhile: {held}"
+    return Figure(planned.head_bytes, largest=told)

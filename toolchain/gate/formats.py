@@ -17,7 +17,7 @@ from toolchain import __version__
 from toolchain.errors import printable
 from toolchain.gate.checking import key
 from toolchain.gate.counts import Figure
-from toolchain.gate.verdicts import FAILED, PASSED, SKIPPED, UNDECIDED, Checked, Verdict, message, spoken
+from toolchain.gate.verdicts import FAILED, PASSED, SKIPPED, UNDECIDED, Checked, Verdict, message, percent, spoken
 from toolchain.tables import aligned, markdown
 
 MARKER = "<!-- jettison check -->"  # by which a bot finds the comment that it is to replace
@@ -67,7 +67,7 @@ def row(verdict: Verdict) -> dict[str, Any]:
 
 def graded(figure: Figure) -> str:
     """How a value was come by, and how far it may be off."""
-    return figure.grade if figure.noise is None else f"{figure.grade} ± {100 * figure.noise:.2g} %"
+    return figure.grade if figure.noise is None else f"{figure.grade} ± {percent(figure.noise)}"
 
 
 def changed(quantity: str, before: float | None, after: float | None) -> str | None:
@@ -136,6 +136,7 @@ def record(verdict: Verdict) -> dict[str, Any]:
         "before": verdict.before,
         "grade": figure and figure.grade,
         "noise": figure and figure.noise,
+        "least": figure and figure.least,
         "largest": figure and (figure.largest or None),
         "note": figure and (figure.note or None),
         "file": str(limit.file),

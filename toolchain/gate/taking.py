@@ -1,9 +1,9 @@
 """What has to be taken by running a file: instructions, latency, accuracy. Each is a figure, or an error: never a pass.
 
 Whatever else runs on a computer makes a model slower, never faster. So latency is measured again until one measurement
-is within its limit, `repeats` times at most, and the best one counts. It fails the gate only where it is beyond its
-limit by more than its noise: the larger of what a measurement says of its own repetition (`Measurement.noise`), and of
-how far the two best are apart, which also holds for the tail of a distribution.
+is within its limit, `repeats` times at most, and the best one counts. A repetition may come down by as much as the best
+median is above the fastest inference of all, or as the two best are apart, whichever is more; only a limit that is
+below that too has failed. What slows every inference of all repeats alike cannot be told from a slow model.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from toolchain.config import Accuracy, ConfigFile, Latency
 from toolchain.errors import BadInput, RunnerFailed, UsageError
 from toolchain.gate.counts import Figure, Subject, largest_layer
 from toolchain.gate.limits import Limit
+from toolchain.gate.verdicts import percent
 
 if TYPE_CHECKING:
     from targets.measure import Measurement
@@ -50,7 +51,8 @@ def instructions(limit: Limit, subject: Subject, file: ConfigFile) -> Figure:
     from targets.runners import Asked
 
     found = measured(limit, subject, Asked())
-    return Figure(found.ns.p50, found.grade, busiest(subject), found.noise, f"the median of {told(found)}")
+    least = found.ns.p50 * (1 - found.noise)
+    return Figure(found.ns.p50, found.grade, busiest(subject), found.noise, least, f"the median of {told(found)}")
 
 
 def latency(limit: Limit, subject: Subject, file: ConfigFile) -> Figure:
@@ -64,10 +66,13 @@ def latency(limit: Limit, subject: Subject, file: ConfigFile) -> Figure:
         tries.append(measured(limit, subject, Asked(threads=asked.threads)))
     best, *others = sorted(tries, key=lambda m: getattr(m.ns, asked.stat))
     value = getattr(best.ns, asked.stat)
-    apart = [getattr(m.ns, asked.stat) / max(value, 1) - 1 for m in others[:1]]
+    falls = [
+        1 - min(m.ns.min for m in tries) / max(best.ns.p50, 1),
+        *(getattr(m.ns, asked.stat) / max(value, 1) - 1 for m in others[:1]),
+    ]
     times = f", the best of {len(tries)} times" if others else ""
     note = f"{asked.stat} of {told(best)}{times}"
-    return Figure(value, best.grade, busiest(subject), max(best.noise, *apart, 0.0), note)
+    return Figure(value, best.grade, busiest(subject), best.noise, max(value * (1 - max(falls)), 0.0), note)
 
 
 def busiest(subject: Subject) -> str:
@@ -79,7 +84,7 @@ def told(found: Measurement) -> str:
     """What a measurement says of itself."""
     runtime = f"{found.runtime} {found.runtime_version or ''}".rstrip()
     slowed = ", slowed by heat or a quota" if found.throttled else ""
-    return f"{found.runs} runs in {runtime}, noise {100 * found.noise:.2g} %{slowed}"
+    return f"{found.runs} runs in {runtime}, noise {percent(found.noise)}{slowed}"
 
 
 KNOWN = {"instructions": "an emulated board, such as qemu-a53", "latency": "local or ssh://user@host"}

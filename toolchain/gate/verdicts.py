@@ -1,7 +1,7 @@
 """Whether each limit holds, by how much it does not, and what takes most of it, in one line.
 
-A limit that is missed by no more than the noise of its figure is undecided: to measure again may say otherwise. That is
-told as a warning, and is neither a failure, for it may be chance, nor passed.
+A limit is undecided where the figure misses it and what a repetition may come down to does not. That is told as a
+warning, and is neither a failure, for noise alone may have made it, nor passed.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ class Verdict:
 
 
 def decided(verdict: Verdict) -> str:
-    """The status that a figure beside its bound makes: failed only beyond its noise."""
+    """The status that a figure beside its bound makes."""
     assert verdict.figure is not None
-    if verdict.excess <= 1e-9 * abs(verdict.bound):  # a percentage of a whole number is rarely one
+    slack = 1e-9 * abs(verdict.bound)  # a percentage of a whole number is rarely one
+    if verdict.excess <= slack:
         return PASSED
-    reach = (verdict.figure.noise or 0.0) * abs(verdict.figure.value)
-    return UNDECIDED if verdict.excess <= reach else FAILED
+    least = verdict.figure.least
+    return UNDECIDED if least is not None and least <= verdict.bound + slack else FAILED
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,30 @@ def spoken(quantity: str, value: float) -> str:
     return f"{value:,.0f}"
 
 
+def percent(share: float) -> str:
+    """0.123 -> 12 %."""
+    return f"{100 * share:{'.0f' if share >= 0.1 else '.2g'}} %"
+
+
 def difference(verdict: Verdict) -> str:
     """By how much a limit is missed, in its own unit and relative to it."""
     quantity, excess = verdict.limit.quantity, verdict.excess
     if quantity == "accuracy":
         return f"{100 * excess:.2f} points"
-    told = f"{excess:,.0f} bytes" if quantity in ("flash", "ram") else spoken(quantity, excess)
     percent = 100 * excess / verdict.bound if verdict.bound else math.inf
-    return f"{told} ({percent:{',.0f' if percent >= 10 else '.2g'}} %)"
+    share = (
+        f"{1 + percent / 100:,.0f} times it" if percent >= 1000 else f"{percent:{'.0f' if percent >= 10 else '.2g'}} %"
+    )
+    return f"{spoken(quantity, excess)} ({share})"
+
+
+def let_pass(limit: Limit) -> str:
+    """By how much a figure may differ from the baseline's, where that is the limit."""
+    kinds = {
+        "growth": f", {100 * limit.bound:g} % more may pass",
+        "drop": f", {100 * limit.bound:g} points less may pass",
+    }
+    return kinds.get(limit.kind, "")
 
 
 def message(verdict: Verdict) -> str:
@@ -106,13 +123,13 @@ def message(verdict: Verdict) -> str:
     is_least = limit.kind in ("least", "drop")
     line = f"{head} is {value}, " + (f"at least {bound} is asked for" if is_least else f"at most {bound} is allowed")
     if verdict.before is not None:
-        line += f" (it was {spoken(limit.quantity, verdict.before)})"
+        line += f" (it was {spoken(limit.quantity, verdict.before)}{let_pass(limit)})"
     if verdict.status == PASSED:
         return printable(line)
     side = "below" if is_least else "above"
     most = f". The largest is {figure.largest}" if figure.largest else ""
     note = f". Taken as {figure.note}" if figure.note else ""
-    if verdict.status == UNDECIDED:
-        noise = f"which a noise of {100 * (figure.noise or 0.0):.2g} % alone may be{note}. {QUIETER}"
-        return printable(f"{line}: {difference(verdict)} {side}, {noise}")
+    if verdict.status == UNDECIDED and figure.least is not None:
+        noise = f"which noise alone may be: again, it may come down to {spoken(limit.quantity, figure.least)}"
+        return printable(f"{line}: {difference(verdict)} {side}, {noise}{note}. {QUIETER}")
     return printable(f"{line}: {difference(verdict)} {side}{most}{note}")

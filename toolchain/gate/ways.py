@@ -12,6 +12,10 @@ from toolchain.gate.limits import RELATIVE
 from toolchain.gate.verdicts import Verdict
 
 MEASURED = "latency@local<={:.4g}ms"
+UNTOLD = {  # words of a command that the configuration does not fill in, and what they stand for
+    "MODEL.onnx": "MODEL.onnx is the network that the file was made of; [model] path names it",
+    "DATA": "DATA are labelled samples; [data] calibration names them",
+}
 
 
 def way_out(failed: Sequence[Verdict], file: ConfigFile) -> str:
@@ -22,7 +26,8 @@ def way_out(failed: Sequence[Verdict], file: ConfigFile) -> str:
     budget = ",".join(form.format(bound) for form, bound in bounds.items())
     words = cut(limit.path, budget, MEASURED in bounds, file) if terms else training(limit.path, file)
     growth = next((v.limit.baseline for v in failed if v.limit.kind in RELATIVE), "")
-    return f"Run: jettison {shlex.join(words)}" + accepted(growth)
+    asked = "".join(f"; {told}" for word, told in UNTOLD.items() if word in words)
+    return f"Run: jettison {shlex.join(words)}{asked}{accepted(growth)}"
 
 
 def term(verdict: Verdict) -> tuple[str, float]:
@@ -55,9 +60,9 @@ def cut(path: Path, budget: str, is_measured: bool, file: ConfigFile) -> list[st
     dense, data = source(path, file), file.config.data.calibration
     if data is None and not is_measured and not is_lite(path):
         return ["prune", str(dense), "--budget", budget, "-o", f"{dense.stem}-smaller.onnx"]
-    samples = "DATA" if data is None else str(file.beside(data))
+    ranked = ["--criterion", "magnitude"] if data is None else ["--data", str(file.beside(data))]
     to = ["--to", "onnx,tflite"] if is_lite(path) else []
-    return ["compress", str(dense), "--data", samples, "--budget", budget, *to, "-o", "smaller"]
+    return ["compress", str(dense), *ranked, "--budget", budget, *to, "-o", "smaller"]
 
 
 def training(path: Path, file: ConfigFile) -> list[str]:

@@ -421,6 +421,12 @@ def dropout_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     return x[0], t.ones_like(x[0], dtype=t.bool)
 
 
+def dropout_trains(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
+    """As ONNX defines it for training."""
+    ratio = given(x, 1)
+    return t.nn.functional.dropout(x[0], 0.5 if ratio is None else float(ratio))
+
+
 def cast_torch(t: Any, n: ir.Node, x: Sequence[Any]) -> Any:
     """torch's types bear numpy's names."""
     return x[0].to(getattr(t, ir.DataType(attribute(n, "to")).numpy().name))
@@ -430,5 +436,5 @@ COPY: dict[str, Any] = {
     "channels": same, "vjp": pass_through, "ray": linear, "lite": copy_lite, "lrp": Flow.MOVES, "view": True,
 }  # fmt: skip
 op("Identity", torch=lambda t, n, x: x[0], **COPY)
-op("Dropout", torch=dropout_torch, **COPY)  # at inference a copy
+op("Dropout", torch=dropout_torch, trains=dropout_trains, **COPY)
 op("Cast", channels=same, vjp=cast_vjp, torch=cast_torch, lite=cast_lite, lrp=Flow.MOVES)

@@ -13,6 +13,7 @@ from toolchain.ops.table import Flow, Ray, Sign, attribute, constant, dims, op, 
 from toolchain.ops.tape import Tape
 from toolchain.ops.units import Units
 
+MINUS_INFINITY = -1e4  # what an attention mask adds is this or less
 Partial = Callable[[Tape, ir.Value, ir.Value, ir.Value], ir.Value]
 
 
@@ -73,6 +74,7 @@ binary(
     ray=sum_of,
     torch=lambda t, n, x: x[0] + x[1],
     learns=(0, 1),
+    fixed=lambda a: a.size == 1 or bool((a <= MINUS_INFINITY).any()),
     lite=folding_lite("ADD", is_factor=False),
     lrp=Flow.ADDS,
     sign=lambda n: Sign.SUMS,
@@ -93,6 +95,7 @@ binary(
     ray=product_ray,
     torch=lambda t, n, x: x[0] * x[1],
     learns=(0, 1),
+    fixed=lambda a: a.size == 1 or bool(np.isin(a, (0, 1)).all()),
     lite=folding_lite("MUL", is_factor=True),
     lrp=Flow.ADDS,
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,9 @@ op(
     vjp=batchnorm_vjp,
     ray=batchnorm_ray,
     torch=batchnorm_torch,
+    trains=partial(batchnorm_torch, trains=True),
     learns=(1, 2),
+    follows=(3, 4),
     lite=batchnorm_lite,
     lrp=Flow.ADDS,
 )

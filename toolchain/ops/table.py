@@ -92,7 +92,10 @@ class Op:
     sign       (node) -> what the sign of its inputs says of its output; None: nothing
     lite       (writer, node): emit TFLite
     torch      (torch, node, inputs) -> output, or a tuple of them: what the op computes, on tensors; None: left out
+    trains     the same while training; None: what `torch` says
     learns     inputs whose float parameters retraining changes: weights, and not bounds, sizes or statistics
+    fixed      (array) -> whether a parameter of such an input is no weight: a scale, a mask
+    follows    inputs that `trains` moves to the statistics of the batches
     """
 
     name: str
@@ -111,7 +114,10 @@ class Op:
     sign: Callable[[ir.Node], Sign | None] | None = None
     lite: Callable[[Any, ir.Node], None] | None = None
     torch: Callable[[Any, ir.Node, Sequence[Any]], Any] | None = None
+    trains: Callable[[Any, ir.Node, Sequence[Any]], Any] | None = None
     learns: Sequence[int] | None = None
+    fixed: Callable[[NDArray[Any]], bool] | None = None
+    follows: Sequence[int] | None = None
 
 
 OPS: dict[str, Op] = {}

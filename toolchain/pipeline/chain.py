@@ -1,6 +1,6 @@
 """The chain of hashes from a network to what was made of it: who names whom, and where that is no longer true.
 
-MODEL -> ranks.npz -> plan.json -> pruned .onnx -> emitted files; and a report names all but itself.
+MODEL -> ranks.npz -> plan.json -> pruned .onnx -> what was made of it; and a report names all but itself.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 from toolchain.arrays import DAMAGED, read_arrays
 from toolchain.compress.surgery import digest
 from toolchain.errors import BadInput
-from toolchain.model import Model, load
-from toolchain.pipeline.telling import OWN
-from toolchain.validate import read_bytes
+from toolchain.model import Model
+from toolchain.provenance import KEYS, told
+from toolchain.validate import read_bytes, read_proto
 
-ONNX = {"tool": "jettison.version", "source_sha256": "jettison.source_sha256", **OWN}
-EMITTED = (".tflite", ".onnx")
+MISSING = "not there"
+NETWORKS = (".onnx", ".tflite")
+FIRST = "model.onnx"  # what compress, tune and sparsify deliver, before what they emit
+PLANLESS = ("export", "gradient", "retrain")  # commands that follow no plan: their files name that of their source
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,21 @@ class Artefact:
     told: Mapping[str, Any]
     plan_sha256: str = ""
 
+    @property
+    def command(self) -> str:
+        """The command that made it, "" where it does not tell."""
+        try:
+            return str(json.loads(self.told["settings"])["command"])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return ""
+
 
 @dataclass(frozen=True)
 class Link:
     """What one file says another is, and what that is.
 
-    said  "" where it says nothing
+    said   "" where it says nothing
+    found  "" for a plan that removes nothing, MISSING for a file that is not there
     """
 
     source: str
@@ -53,52 +64,79 @@ class Link:
 
 @dataclass(frozen=True)
 class Chain:
-    """The files that there are; None for those that there are not."""
+    """The files that there are; None for those that there are not.
+
+    networks  what was made of the first one, `FIRST` before all others
+    """
 
     dense: Artefact
     ranks: Artefact | None = None
     plan: Artefact | None = None
-    pruned: Artefact | None = None
-    emitted: tuple[Artefact, ...] = ()
+    networks: tuple[Artefact, ...] = ()
     report: Artefact | None = None
 
     @property
     def files(self) -> tuple[Artefact, ...]:
         """All but the network that it began with."""
-        return tuple(f for f in (self.ranks, self.plan, self.pruned, *self.emitted, self.report) if f is not None)
+        return tuple(f for f in (self.ranks, self.plan, *self.networks, self.report) if f is not None)
 
     @property
     def links(self) -> tuple[Link, ...]:
         """Every link, the nearest to the network first."""
         return tuple(link for part in (self.inner(), self.outer(), self.reported()) for link in part)
 
+    def named(self, sha256: object) -> Artefact:
+        """The network with this hash; the one that it began with where there is none."""
+        return next((n for n in self.networks if n.sha256 == sha256), self.dense)
+
+    def source(self, network: Artefact) -> Artefact:
+        """The network that another says it was made from."""
+        return self.named(network.told.get("source_sha256"))
+
+    def twin(self, network: Artefact) -> Artefact | None:
+        """The float ONNX file of the same source, plan and settings as an emitted one: it was written with it."""
+        alike = lambda n: [n.told.get(k) for k in ("source_sha256", "plan_sha256", "settings")]
+        plain = (n for n in self.networks if n.path.suffix == ".onnx" and not n.told.get("format"))
+        return next((n for n in plain if n is not network and alike(n) == alike(network)), None)
+
     def inner(self) -> Iterator[Link]:
         """Up to the plan."""
         for file in filter(None, (self.ranks, self.plan)):
-            yield link(self.dense, file, "sha256", self.dense.sha256)
+            source = self.named(file.told.get("sha256"))
+            yield link(source, file, "sha256", source.sha256)
         if self.ranks is not None and self.plan is not None:
             yield link(self.ranks, self.plan, "ranks_sha256", self.ranks.sha256)
 
     def outer(self) -> Iterator[Link]:
-        """Networks: each tells what it was made from, and by which plan. An emitted one may be made from either."""
-        if self.pruned is not None:
-            yield link(self.dense, self.pruned, "source_sha256", self.dense.sha256)
-        for file in self.emitted:
-            sources = [f for f in (self.pruned, self.dense) if f is not None]
-            source = next((f for f in sources if f.sha256 == file.told.get("source_sha256")), sources[-1])
+        """Networks: each tells what it was made from, and by which plan."""
+        for file in self.networks:
+            source = self.source(file)
             yield link(source, file, "source_sha256", source.sha256)
-        for file in filter(None, (self.pruned, *self.emitted)):
-            if self.plan is not None:
+            if self.plan is not None and (file.told.get("plan_sha256") or self.is_planned(file)):
                 yield link(self.plan, file, "plan_sha256", self.plan.plan_sha256)
+
+    def is_planned(self, network: Artefact) -> bool:
+        """Whether the plan is of what a network was made from, by a command that follows one."""
+        is_of = self.plan is not None and self.plan.told.get("sha256") == self.source(network).sha256
+        return is_of and network.command not in PLANLESS
 
     def reported(self) -> Iterator[Link]:
         """The report's own list."""
         if self.report is not None:
             before = self.report.told.get("models", {}).get("before", {}).get("sha256")
             yield Link(self.dense.path.name, self.report.path.name, str(before or ""), self.dense.sha256)
-            listed = self.report.told.get("files", {})
-            for file in (f for f in self.files if f is not self.report):
-                yield Link(file.path.name, self.report.path.name, str(listed.get(file.path.name, "")), file.sha256)
+            there = {f.path.name: f.sha256 for f in self.files if f is not self.report}
+            listed = {str(k): str(v) for k, v in self.report.told.get("files", {}).items()}
+            for name in there | listed:
+                yield Link(name, self.report.path.name, listed.get(name, ""), there.get(name, MISSING))
+
+    def lacking(self) -> Iterator[tuple[str, str]]:
+        """(file, other): links that cannot be checked since one of both is not there, "" where no other is named."""
+        for name, file in (("ranks.npz", self.ranks), ("plan.json", self.plan), ("report.json", self.report)):
+            if file is None:
+                yield name, ""
+        if self.plan is None:
+            yield from ((n.path.name, "plan.json") for n in self.networks if n.told.get("plan_sha256"))
 
 
 def link(source: Artefact, file: Artefact, key: str, found: str) -> Link:
@@ -108,13 +146,15 @@ def link(source: Artefact, file: Artefact, key: str, found: str) -> Link:
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 def of_folder(dense: Artefact, folder: Path) -> Chain:
-    """The files of a run of compress; raises BadInput where one that each run leaves is missing or damaged."""
-    pruned = network(folder / "model.onnx")
-    files = sorted(p for p in folder.iterdir() if p.suffix in EMITTED and p != pruned.path)
-    report = document(folder / "report.json", "a report.json")
-    return Chain(
-        dense, ranks(folder / "ranks.npz"), plan(folder / "plan.json"), pruned, tuple(map(network, files)), report
-    )
+    """The files of a folder, whichever command wrote them; raises BadInput for one that is damaged and for no file."""
+    paths = sorted((p for p in folder.iterdir() if p.suffix in NETWORKS), key=lambda p: (p.name != FIRST, p.name))
+    networks = tuple(n for n in map(network, paths) if n.sha256 != dense.sha256)
+    there = lambda name, read: read(folder / name) if (folder / name).exists() else None
+    report = there("report.json", lambda path: document(path, "a report.json"))
+    chain = Chain(dense, there("ranks.npz", ranks), there("plan.json", plan), networks, report)
+    if not chain.files:
+        raise BadInput("holds no file that was made of a network", str(folder), "Give a folder that jettison wrote")
+    return chain
 
 
 def original(path: Path, model: Model) -> Artefact:
@@ -152,17 +192,16 @@ def plan(path: Path) -> Artefact:
         removed = {str(g["name"]): sorted({int(i) for i in g["removed"]}) for g in found.told["groups"]}
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadInput("is no plan.json of jettison", str(path), "Make one with jettison prune --plan-out") from error
-    return Artefact(path, found.sha256, found.told, digest(removed) if any(removed.values()) else "")
+    return Artefact(path, found.sha256, found.told, digest(removed))
 
 
 def network(path: Path) -> Artefact:
-    """A pruned or an emitted network."""
+    """A network that was made of another."""
     if path.suffix == ".tflite":
         raw = read_bytes(path, "a model")
         return Artefact(path, sha256(raw).hexdigest(), lite_metadata(raw, path))
-    model = load(path)
-    told = model.ir.metadata_props
-    return Artefact(path, model.sha256, {k: told[own] for k, own in ONNX.items() if own in told})
+    proto, name = read_proto(path)
+    return Artefact(path, name, told({p.key: p.value for p in proto.metadata_props}))
 
 
 def lite_metadata(raw: bytes, path: Path) -> dict[str, str]:
@@ -174,6 +213,6 @@ def lite_metadata(raw: bytes, path: Path) -> dict[str, str]:
     try:
         file = opened(raw)
         entries = {m.name.decode(): file.buffers[m.buffer].bytes for m in file.metadata or ()}
-        return {k: bytes(v).decode() for k, v in entries.items() if v is not None and k in ONNX}
+        return {k: bytes(v).decode() for k, v in entries.items() if v is not None and k in KEYS}
     except (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise BadInput("is no sound TFLite file", str(path)) from error

@@ -30,6 +30,7 @@ from toolchain.pipeline.schedule import Judge, Walk, check_reached, judged, walk
 from toolchain.pipeline.scoring import Scorer
 from toolchain.pipeline.telling import settings
 from toolchain.profile import profile
+from toolchain.provenance import asked as asked_for
 from toolchain.report.page import render
 
 
@@ -51,7 +52,7 @@ def compress(job: Job, model: Model, say: Callable[[str, str, float], None], pro
     lite = emit.to_tflite(model, profile=job.profile) if any(f.startswith("tflite") for f in job.formats) else None
     dense_lite = lite.data if lite is not None and "tflite" in job.formats else None
     log.done("inspect", facts.describe_model(before, channels))
-    model = dataclasses.replace(model, settings=json.dumps(settings(job)))
+    model = asked_for(model, settings(job))
     first = started(job, model, channels, ranked(job, model, channels, progress, terms))
     log.done("rank", facts.describe_ranks(first.ranks))
     limits = [t for t in counted(first, job.model, terms, job.threads, progress) if t.quantity in COUNTED]

@@ -23,6 +23,7 @@ from toolchain.pipeline.job import Job
 from toolchain.pipeline.latency import on_target, told
 from toolchain.pipeline.schedule import Judge, Walk
 from toolchain.pipeline.telling import metadata
+from toolchain.provenance import signed
 from toolchain.verify import Proof, compare, probes
 
 CHECK_SAMPLES = 64
@@ -40,7 +41,7 @@ def emission(job: Job, final: Model, results: dict[str, Path]) -> list[EmissionC
     rows = []
     if "onnx" in job.formats:
         path = results["onnx"]
-        save(final if job.opset is None else said_in(final, job.opset), path, force=True)
+        save(signed(final if job.opset is None else said_in(final, job.opset)), path, force=True)
         same = compare(final, load(path), samples, "graph in memory", threads=job.threads)
         size = path.stat().st_size
         rows.append(EmissionCheck(path.name, "onnx", size, same.samples, same.max_abs, same.max_rel, same.passed))

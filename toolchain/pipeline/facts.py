@@ -23,8 +23,6 @@ from toolchain.pipeline.schedule import Judge, Walk
 from toolchain.pipeline.scoring import STAGES, Scorer
 from toolchain.profile import Profile
 
-MILLIONS = {"measured": "ms", "counted": "M instructions"}  # of nanoseconds: a counted one is an instruction
-
 
 def model_facts(model: Model, counted: Profile, name: str, size: int, sha256: str) -> dict[str, Any]:
     """The JSON of one model."""
@@ -251,7 +249,7 @@ def describe_rows(rows: Sequence[Measurement]) -> str:
     pairs = zip(rows[::2], rows[1::2], strict=True)
     return (
         " · ".join(
-            f"{b.runtime} {b.ns.p50 / 1e6:.3g} → {a.ns.p50 / 1e6:.3g} {MILLIONS[a.grade]}"
+            f"{b.runtime} {b.ns.p50 / 1e6:.3g} → {a.ns.p50 / 1e6:.3g} {a.millions}"
             + ("" if a.target == "local" else f" on {a.target}")
             for b, a in pairs
         )

@@ -21,6 +21,7 @@ from toolchain.files import write_atomic
 from toolchain.model import Model
 from toolchain.pipeline.job import Job
 from toolchain.pipeline.telling import metadata
+from toolchain.provenance import signed
 from toolchain.verify import probes
 
 CALIBRATION = 512  # samples at most, balanced over classes
@@ -68,12 +69,13 @@ def quantised(asked: Asked, model: Model) -> list[Json]:
     calibration = None if asked.calibration is None else asked.calibration.balanced(CALIBRATION, asked.seed)
     sets = asked.sets or (Samples("seeded noise", probes(model), None),)
     reference = [onnx_outputs(model, s.inputs, asked.threads) for s in sets]
-    told = metadata(model, (*asked.sets, *filter(None, [asked.calibration])))
+    known = (*asked.sets, *filter(None, [asked.calibration]))
     rows = []
     for form, path in asked.files.items():
         used = calibration if form != "tflite-float16" else None
         inputs = None if used is None else used.inputs
-        made = quantise(model, form, inputs, sets[0].inputs, told, asked.threads, profile=asked.profile)
+        told, whole = metadata(model, known, form), signed(model, form=form)
+        made = quantise(whole, form, inputs, sets[0].inputs, told, asked.threads, profile=asked.profile)
         judged = judgements(made, sets, reference, asked.threads)
         row = row_of(path, made, used, judged, asked.max_drop)
         if row["passed"]:
@@ -86,28 +88,28 @@ def judgements(
     made: Quantised, sets: Sequence[Samples], reference: Sequence[Mapping[str, Any]], threads: int
 ) -> list[Json]:
     """For each set: the share of samples with the float network's answer, the deviation, and accuracies."""
-    rows = []
     with scratch() as folder:
         path = folder / f"quantised.{QUANTISED[made.form].source}"
         path.write_bytes(made.data)
-        for samples, wanted in zip(sets, reference, strict=True):
-            found = outputs(path, samples.inputs, threads)
-            y, z = (next(iter(o.values())).reshape(len(samples), -1) for o in (wanted, {k: found[k] for k in wanted}))
-            answers = y.argmax(axis=1), z.argmax(axis=1)
-            size = sum(float(np.square(v, dtype=np.float64).sum()) for v in wanted.values())
-            off = sum(float(np.square(found[k] - v, dtype=np.float64).sum()) for k, v in wanted.items())
-            shares = [None if samples.labels is None else float((a == samples.labels).mean()) for a in answers]
-            rows.append(
-                {
-                    "data": samples.name,
-                    "n": len(samples),
-                    "same_answer": float((answers[0] == answers[1]).mean()),
-                    "deviation": float(np.sqrt(off / size)) if size else 0.0,
-                    "before": shares[0],
-                    "after": shares[1],
-                }
-            )
-    return rows
+        return [judgement(path, s, wanted, threads) for s, wanted in zip(sets, reference, strict=True)]
+
+
+def judgement(path: Path, samples: Samples, wanted: Mapping[str, Any], threads: int) -> Json:
+    """One set: what a file answers beside what its float network does."""
+    found = outputs(path, samples.inputs, threads)
+    y, z = (next(iter(o.values())).reshape(len(samples), -1) for o in (wanted, {k: found[k] for k in wanted}))
+    answers = y.argmax(axis=1), z.argmax(axis=1)
+    size = sum(float(np.square(v, dtype=np.float64).sum()) for v in wanted.values())
+    off = sum(float(np.square(found[k] - v, dtype=np.float64).sum()) for k, v in wanted.items())
+    shares = [None if samples.labels is None else float((a == samples.labels).mean()) for a in answers]
+    return {
+        "data": samples.name,
+        "n": len(samples),
+        "same_answer": float((answers[0] == answers[1]).mean()),
+        "deviation": float(np.sqrt(off / size)) if size else 0.0,
+        "before": shares[0],
+        "after": shares[1],
+    }
 
 
 def row_of(

@@ -12,24 +12,22 @@ from typing import Any
 
 from toolchain import __version__
 from toolchain.model import Model
-from toolchain.pipeline.chain import Artefact, Chain
+from toolchain.pipeline.chain import NETWORKS, Artefact, Chain
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
-NETWORKS = (".onnx", ".tflite")
-TOLD = ("tool", "settings", "source_sha256", "plan_sha256", "ranks_sha256")
+TOLD = ("tool", "settings", "source_sha256", "plan_sha256", "ranks_sha256", "format")
 Json = dict[str, Any]
 
 
 def record(chain: Chain, models: Mapping[str, Model]) -> Json:
-    """The record: the pruned network, what it was made of, and what was emitted of it.
+    """The record: the first network that was made, what it was made of, and all others; equal files are one.
 
     models  file name -> network, of those whose inputs and outputs are to be told
     """
-    subject = chain.pruned or chain.emitted[0]
-    others = [f for f in (chain.dense, *chain.files) if f is not subject]
-    sources = [f for f in (chain.dense, chain.ranks, chain.plan) if f is not None]
-    made_of = [(subject, sources), *((f, [subject]) for f in chain.emitted if f is not subject)]
-    serial = uuid.uuid5(uuid.NAMESPACE_URL, " ".join(f.sha256 for f in (chain.dense, *chain.files)))
+    files = list({f.sha256: f for f in (*chain.networks, chain.dense, *chain.files)}.values())
+    subject, *others = files
+    made_of = [(f, origins(chain, f)) for f in chain.networks if f in files]
+    serial = uuid.uuid5(uuid.NAMESPACE_URL, " ".join(f.sha256 for f in files))
     tool = {"type": "application", "name": "jettison", "version": __version__}
     return {
         "$schema": SCHEMA,
@@ -39,8 +37,17 @@ def record(chain: Chain, models: Mapping[str, Model]) -> Json:
         "version": 1,
         "metadata": {"tools": {"components": [tool]}, "component": component(subject, models)},
         "components": [component(f, models) for f in others],
-        "dependencies": [{"ref": f.sha256, "dependsOn": [s.sha256 for s in of]} for f, of in made_of],
+        "dependencies": [{"ref": f.sha256, "dependsOn": of} for f, of in made_of],
     }
+
+
+def origins(chain: Chain, network: Artefact) -> list[str]:
+    """Hashes of what a network was made of: the network that it was emitted with, or its source and its plan."""
+    twin = chain.twin(network) if network.path.suffix == ".tflite" or network.told.get("format") else None
+    is_planned = chain.plan is not None and network.told.get("plan_sha256") == chain.plan.plan_sha256
+    by = (chain.ranks, chain.plan) if is_planned else ()
+    sources = [twin] if twin is not None else [chain.source(network), *by]
+    return sorted({s.sha256 for s in sources if s is not None})
 
 
 def component(file: Artefact, models: Mapping[str, Model]) -> Json:

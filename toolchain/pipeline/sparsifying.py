@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain import __version__
 from toolchain.compress.groups import analyse
 from toolchain.compress.plan import Plan, save_plan
-from toolchain.compress.surgery import prune
+from toolchain.compress.surgery import digest, prune
 from toolchain.compress.weightless import Stay, weightless
 from toolchain.data import Samples
 from toolchain.errors import GateFailed
@@ -19,6 +19,7 @@ from toolchain.evaluate import evaluate
 from toolchain.files import check_new, write_json
 from toolchain.model import Model, save
 from toolchain.profile import macs, params
+from toolchain.provenance import signed
 from toolchain.verify import Proof, compare, probes
 
 if TYPE_CHECKING:
@@ -73,10 +74,11 @@ def structured(model: Model, align: str = "off", threads: int = 1) -> Structured
     Raises GateFailed where they differ.
     """
     clean, plan, stays = weightless(model, align, threads=threads)
+    clean = signed(clean)
     name = sha256(clean.to_bytes()).hexdigest()  # of the file that it is delivered as
     clean, plan = replace(clean, sha256=name), replace(plan, sha256=name)
     channels = analyse(clean)
-    pruned = prune(clean, channels, plan.labels(channels))
+    pruned = signed(prune(clean, channels, plan.labels(channels)), digest(plan.removed))
     proof = compare(model, pruned, probes(model), "sparse network", threads=threads)
     if not proof.passed:
         raise GateFailed(

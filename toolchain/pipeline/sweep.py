@@ -31,7 +31,9 @@ from toolchain.pipeline.cutting import Cut, Start, attempted, ranked, restarted,
 from toolchain.pipeline.delivery import emission
 from toolchain.pipeline.job import FLOATS, Job, Log, check_job
 from toolchain.pipeline.scoring import STAGES, Scorer
+from toolchain.pipeline.telling import settings
 from toolchain.profile import profile
+from toolchain.provenance import asked
 
 SCHEMA = "jettison.sweep/1"
 FILES = ("sweep.json", "sweep.csv", "sweep.svg", "sweep.png")
@@ -74,6 +76,8 @@ def sweep(
     channels, scorer = analyse(model, job.approximate), Scorer(model, job.sets, job.threads)
     lite = emit.to_tflite(model).data if "tflite" in job.formats else None
     log.done("inspect", facts.describe_model(profile(model), channels))
+    of_points = settings_of(job, budgets)
+    model = asked(model, of_points[max(of_points, key=len)])  # what the costliest says counts as bytes of each
     first = started(job, model, channels, ranked(job, model, channels, progress))
     log.done("rank", facts.describe_ranks(first.ranks))
     left_out: dict[str, str] = {}
@@ -84,7 +88,7 @@ def sweep(
             files["tflite"].write_bytes(lite)
         points = [Point("original", None, files)]
         for term, cut in cuts(job, first, budgets, left_out, progress):
-            points.append(delivered(job, term, cut, folder))
+            points.append(delivered(job, term, cut, folder, of_points[term.text]))
             log.done("point", " · ".join([facts.describe_plan(cut.plan), facts.describe_stage("recover", cut, scorer)]))
         measured = latencies(job, points)
         log.done("bench", f"{len(measured)} files, turn by turn" if measured else "not asked for")
@@ -129,14 +133,21 @@ def cuts(
             start = restarted(job, cut, progress)
 
 
-def delivered(job: Job, term: Term, cut: Cut, folder: Path) -> Point:
+def settings_of(job: Job, budgets: Sequence[Term]) -> dict[str, dict[str, Any]]:
+    """{budget: what decides that point}: all budgets do where each point starts from the one before."""
+    every = {"budgets": [t.text for t in budgets]} if job.schedule == "iterative" else {}
+    return {t.text: settings(job) | {"command": "sweep", "budget": t.text} | every for t in budgets}
+
+
+def delivered(job: Job, term: Term, cut: Cut, folder: Path, decided: Mapping[str, Any]) -> Point:
     """A point with its files written and compared with the graph in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = "".join(c if c.isalnum() or c in ".-" else "-" for c in term.text.replace("<=", "-").rstrip("%"))
     files = {form: folder / f"{stem}.{form}" for form in job.formats}
     for path in files.values():
         check_new(path, job.force)
-    return Point(term.text, cut, files, tuple(dataclasses.asdict(e) for e in emission(job, cut.final, files)))
+    emitted = emission(job, asked(cut.final, decided), files)
+    return Point(term.text, cut, files, tuple(map(dataclasses.asdict, emitted)))
 
 
 def latencies(job: Job, points: Sequence[Point]) -> dict[tuple[str, str], Measurement]:

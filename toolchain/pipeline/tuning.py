@@ -20,7 +20,7 @@ from toolchain import __version__
 from toolchain.compress.attribution import Progress
 from toolchain.compress.groups import Channels, analyse
 from toolchain.compress.plan import Plan, plan_without, save_plan
-from toolchain.compress.surgery import prune, restored
+from toolchain.compress.surgery import digest, prune, restored
 from toolchain.data import Samples, sha256_of
 from toolchain.errors import UsageError
 from toolchain.evaluate import evaluate
@@ -31,6 +31,7 @@ from toolchain.files import check_new, write_json
 from toolchain.inference import reads
 from toolchain.model import Model, save
 from toolchain.ops.units import Ids
+from toolchain.provenance import signed
 from toolchain.retrain import Recipe
 
 SCHEMA = "jettison.tune/1"
@@ -241,6 +242,6 @@ def write(tuned: Tuned, out: Path, settings: dict[str, Any], sets: Sequence[Samp
         "accuracy": dict(zip(("before", "after"), tuned.right, strict=True)),
         "steps": [dataclasses.asdict(s) for s in tuned.steps],
     }
-    save(tuned.current, paths[0], force)
+    save(signed(tuned.current, digest(tuned.plan.removed)), paths[0], force)
     save_plan(tuned.plan, paths[1], force)
     write_json(paths[2], body)

@@ -23,6 +23,7 @@ from toolchain.errors import OutOfReach, UsageError
 from toolchain.files import write_json
 from toolchain.model import Model, load, save
 from toolchain.ops.table import find
+from toolchain.provenance import asked, signed
 from toolchain.retrain.augment import Augment
 from toolchain.retrain.checkpoint import about_run
 from toolchain.retrain.network import is_trained
@@ -127,6 +128,7 @@ def rounds(
         raise UsageError("no weight is free to be pruned", way_out="Give fewer --freeze")
     yield Round(0, (left(weights_of(model, recipe.frozen)), total), model)
     for number in range(1, count + 1):
+        told = asked(model, json.loads(model.settings or "{}") | {"round": number})
         path = folder / f"round-{number:02}.onnx"
         checkpoint = path.with_suffix(".pt")
         if not path.exists():
@@ -134,13 +136,13 @@ def rounds(
             if not any(stays.any() for stays in kept.values()):
                 raise OutOfReach(f"round {number} would leave no weight", way_out=f"Ask for {number - 1} rounds")
             network, _ = retrain(
-                reset(model, kept), samples, validation, recipe,
+                reset(told, kept), samples, validation, recipe,
                 teacher=teacher, checkpoint=checkpoint, augment=augment, progress=progress,
             )  # fmt: skip
             write_json(folder / SERIES, about)
-            save(network, path)
+            save(signed(network), path)
         checkpoint.unlink(missing_ok=True)
-        network = load(path)
+        network = replace(load(path), sha256=model.sha256, settings=told.settings)
         yield Round(number, (left(weights_of(network, recipe.frozen)), total), network)
 
 

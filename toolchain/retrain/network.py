@@ -1,63 +1,41 @@
 """A model's graph as a torch module, node by node from the op table, and its weights written back.
 
 What is trained: a float initializer that a node reads where its op learns (`learns` in the table). Added and multiplied
-constants are weights too, unless they are one number (a scale, an ε), a mask of zeros and ones, or an attention mask.
-Everything else that nodes read stays as it is; a BatchNormalization's statistics follow the batches in train().
+constants are weights too, unless they are one number (a scale, an ε), a mask of zeros and ones, or an attention mask
+(`fixed`). Everything else that nodes read stays as it is; a BatchNormalization's statistics follow the batches in
+train() (`follows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toolchain.errors import Unsupported, UsageError
 from toolchain.model import Model
-from toolchain.ops.normalisation import batchnorm_torch
-from toolchain.ops.table import find, given, where
+from toolchain.ops.table import Op, find, where
 from toolchain.profile import is_weight
 
-MINUS_INFINITY = -1e4  # what an attention mask adds is this or less
 WAY_OUT = "Train it in the framework that it comes from, or use jettison recover"
-
-
-def dropout(t: Any, node: ir.Node, inputs: Sequence[Any]) -> Tensor:
-    """As ONNX defines it for training."""
-    ratio = given(inputs, 1)
-    return t.nn.functional.dropout(inputs[0], 0.5 if ratio is None else float(ratio))
-
-
-WHILE_TRAINING = {"BatchNormalization": partial(batchnorm_torch, trains=True), "Dropout": dropout}
-NO_WEIGHT: dict[str, Callable[[NDArray[Any]], bool]] = {
-    "Add": lambda a: a.size == 1 or bool((a <= MINUS_INFINITY).any()),
-    "Mul": lambda a: a.size == 1 or bool(np.isin(a, (0, 1)).all()),
-}
 
 
 def is_trained(value: ir.Value) -> bool:
     """Whether training may change an initializer: see the module's first lines."""
     if not is_weight(value) or value.const_value is None:
         return False
-    for use in value.uses():
-        entry = find(use.node)
-        if entry is not None and use.idx in (entry.learns or ()):
-            is_fixed = NO_WEIGHT.get(use.node.op_type)
-            if is_fixed is None or not is_fixed(value.const_value.numpy()):
-                return True
-    return False
+    array, readers = value.const_value.numpy(), ((find(use.node), use.idx) for use in value.uses())
+    return any(e is not None and i in (e.learns or ()) and not (e.fixed and e.fixed(array)) for e, i in readers)
 
 
 def is_statistic(value: ir.Value) -> bool:
-    """Whether a BatchNormalization keeps its mean or variance here."""
-    return any(use.node.op_type == "BatchNormalization" and use.idx in (3, 4) for use in value.uses())
+    """Whether a norm keeps its mean or variance here."""
+    return any((entry := find(use.node)) is not None and use.idx in (entry.follows or ()) for use in value.uses())
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ class Step:
     """One node: names of what it reads and makes, and of what nobody reads afterwards."""
 
     node: ir.Node
-    rule: Callable[[Any, ir.Node, Sequence[Any]], Any]
+    entry: Op
     reads: tuple[str, ...]
     makes: tuple[str, ...]
     frees: tuple[str, ...]
@@ -108,9 +86,10 @@ class Network(nn.Module):
 
     def made(self, step: Step, read: list[Any]) -> Any:
         """What a node makes; while training a norm follows the batch unless its scale is frozen."""
-        rule = WHILE_TRAINING.get(step.node.op_type) if self.training else None
-        if rule is None or (step.node.op_type == "BatchNormalization" and not read[1].requires_grad):
-            rule = step.rule
+        entry = step.entry
+        is_still = entry.follows and not read[1].requires_grad
+        rule = entry.trains if self.training and entry.trains is not None and not is_still else entry.torch
+        assert rule is not None
         try:
             return rule(torch, step.node, read)
         except NotImplementedError as error:
@@ -133,7 +112,7 @@ def steps_of(graph: ir.Graph) -> list[Step]:
         reads = tuple("" if v is None else str(v.name) for v in node.inputs)
         makes = tuple(str(v.name) for v in node.outputs)
         frees = {r for r in reads if last.get(r) == i} | {m for m in makes if m not in last}
-        found.append(Step(node, entry.torch, reads, makes, tuple(frees)))
+        found.append(Step(node, entry, reads, makes, tuple(frees)))
     return found
 
 

@@ -93,8 +93,9 @@ def task_of(
         device,
     )
     sizes = map(len, in_parts(torch.arange(len(task.data)), goal.recipe.batch))
-    if min(sizes) < 2 and any(s.node.op_type == "BatchNormalization" for s in network.steps):
-        raise UsageError("a BatchNormalization cannot learn from one sample at a time", way_out="Give a larger --batch")
+    norm = next((s.node.op_type for s in network.steps if s.entry.follows), None)
+    if min(sizes) < 2 and norm is not None:
+        raise UsageError(f"a {norm} cannot learn from one sample at a time", way_out="Give a larger --batch")
     return task if teacher is None else instructed(task)
 
 
