@@ -4,15 +4,16 @@ A command runs in a folder whose results are there from before. Every file opera
 opening, each write, fsync, rename, removal, a new folder. For each of them a child process is sent SIGKILL there, in a
 write when half of its bytes are out. Then each result has to be the old one or the new one, to the byte (those that
 tell the time: whole, by their own format), and the same command, run again, has to give the new ones and leave nothing
-else.
+else. An interrupt has to be told in one line besides, with exit 130, and leaves nothing to remove.
 
-    python -m benchmarks.faults [COMMAND...] [--every N]
+    python -m benchmarks.faults [COMMAND...] [--every N] [--no-disks] [--interrupt]
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import io
 import json
 import os
@@ -23,8 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
@@ -55,6 +58,7 @@ class Save:
     given    {variable of a module: value}, so that a short run keeps what it has as often as a long one
     outside  {environment variable: value}, in which {work} is the folder above
     refusal  exit code of a run that cannot write
+    reads    a file of in/ that has to be in its own folder
     """
 
     words: tuple[str, ...]
@@ -64,6 +68,7 @@ class Save:
     given: Mapping[str, Any] = field(default_factory=dict)
     outside: Mapping[str, str] = field(default_factory=dict)
     refusal: int = 3
+    reads: str = ""
 
 
 SAVES = {
@@ -110,7 +115,7 @@ SAVES = {
         KEPT,
     ),
     "sparsify": Save(
-        ("sparsify", "../in/model.onnx", *DATA, *EPOCHS, "--rounds", "2", "--share", "60%", "-o", "."),
+        ("sparsify", "../in/model.onnx", *DATA, "--epochs", "1", "--rounds", "2", "--share", "60%", "-o", "."),
         ("model.onnx", "sparse.onnx", "plan.json", "rounds.json"),
         "torch",
         ("series.json", "round-*"),
@@ -145,7 +150,7 @@ SAVES = {
         ("explain", "../in/model.onnx", *DATA, *QUICK, "--figures", "prune-curve", "--orders", "1", "-o", "."),
         ("figures.json", "index.html"),
     ),
-    "report": Save(("report", "."), ("report.html",)),
+    "report": Save(("report", "."), ("report.html",), reads="report.json"),
     "targets": Save(
         ("targets", "setup", "qemu-user-a53"),
         (),
@@ -171,8 +176,8 @@ class Points:
 
     EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
 
-    def __init__(self, folder: Path, log: int, at: int) -> None:
-        self.folder, self.log, self.at, self.seen = f"{folder}{os.sep}", log, at, 0
+    def __init__(self, folder: Path, log: int, at: int, sent: signal.Signals) -> None:
+        self.folder, self.log, self.at, self.sent, self.seen = f"{folder}{os.sep}", log, at, sent, 0
         sys.addaudithook(self.told)
         fsync, fdopen = os.fsync, os.fdopen
         os.fsync = lambda handle: (self.point("fsync", named(handle)), fsync(handle))[1]
@@ -195,7 +200,7 @@ class Points:
         os.write(self.log, f"{what} {full.removeprefix(self.folder)}\n".encode())
         if self.seen == self.at:
             half()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.sent)
 
 
 class Halved(io.FileIO):
@@ -219,15 +224,22 @@ def named(handle: int) -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its exit code, negative for a signal; its fault points; and what it said of errors."""
+    """How a run ended: its exit code, negative for a signal; its fault points; what it said of errors, and loaded."""
 
     code: int
     points: tuple[str, ...]
     said: str
+    loaded: tuple[str, ...]
 
 
-def run(save: Save, folder: Path, at: int = 0, before: Callable[[], object] | None = None) -> Ended:
-    """The command in a child of this process, killed at point `at` if that is not 0.
+def run(
+    save: Save,
+    folder: Path,
+    at: int = 0,
+    sent: signal.Signals = signal.SIGKILL,
+    before: Callable[[], object] | None = None,
+) -> Ended:
+    """The command in a child of this process, sent a signal at point `at` if that is not 0.
 
     before  called in the child; its fault points are not told then
     """
@@ -245,16 +257,20 @@ def run(save: Save, folder: Path, at: int = 0, before: Callable[[], object] | No
                 module, _, name = variable.rpartition(".")
                 setattr(import_module(module), name, value)
             if before is None:
-                Points(folder, log.fileno(), at)
+                Points(folder, log.fileno(), at, sent)
             else:
                 before()
-            os._exit(entered([*save.words, *([] if save.words[0] in UNFORCED else ["--force"])]))
+            code = entered([*save.words, *([] if save.words[0] in UNFORCED else ["--force"])])
+            if before is None:
+                os.write(log.fileno(), f"\0{' '.join(sys.modules)}".encode())
+            os._exit(code)
         os.close(into)
         with open(out, "rb") as said:
             text = said.read().decode()
         _, status = os.waitpid(child, 0)
         log.seek(0)
-        return Ended(os.waitstatus_to_exitcode(status), tuple(log.read().decode().splitlines()), text)
+        points, _, names = log.read().decode().partition("\0")
+        return Ended(os.waitstatus_to_exitcode(status), tuple(points.splitlines()), text, tuple(names.split()))
 
 
 def entered(words: Sequence[str]) -> int:
@@ -291,11 +307,16 @@ def renewed(folder: Path, save: Save) -> None:
     for place in (folder, folder.parent / "tmp"):
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
+    furnished(folder, save)
+
+
+def furnished(folder: Path, save: Save) -> None:
+    """Old files of the results, and what the command reads there."""
     for name in save.results:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(OLD)
-    if save.words[0] == "report":
-        shutil.copy(folder.parent / "in/report.json", folder)
+    if save.reads:
+        shutil.copy(folder.parent / "in" / save.reads, folder)
 
 
 def is_whole(name: str, content: bytes) -> bool:
@@ -330,12 +351,23 @@ def expected(save: Save, folder: Path) -> Expected:
     runs = []
     for _ in range(2):
         renewed(folder, save)
-        ended = run(save, folder)
-        if ended.code:
-            raise SystemExit(f"{' '.join(save.words)}: {ended.said}")
+        ended = succeeded(save, folder)
         runs.append(contents(folder))
     timed = frozenset(n for n in runs[0] if runs[0][n] != runs[1].get(n))
     return Expected(runs[0], timed, ended.points)
+
+
+def succeeded(save: Save, folder: Path) -> Ended:
+    """A run that nothing hinders; what it had to import, the next ones find in this process. None of it has threads."""
+    ended = run(save, folder)
+    if ended.code:
+        raise SystemExit(f"{' '.join(save.words)}: {ended.said}")
+    with warnings.catch_warnings(action="ignore"):
+        for name in ended.loaded:
+            with suppress(ImportError):  # names that stand for others
+                import_module(name)
+    gc.freeze()  # or each child copies every page that its collector looks at
+    return ended
 
 
 def neither(found: Mapping[str, bytes], due: Expected, save: Save) -> list[str]:
@@ -362,36 +394,46 @@ def goes_on(name: str, save: Save) -> bool:
     return any(fnmatch(name, pattern) for pattern in save.goes_on)
 
 
-def walk(save: Save, work: Path, due: Expected, every: int = 1) -> Walked:
-    """Kill the command at every point; run again after each `every`-th, which has to end as if nothing had been."""
+def walk(save: Save, work: Path, due: Expected, sent: signal.Signals, every: int = 1) -> Walked:
+    """End the command at each `every`-th point, and run it again: that has to end as if nothing had been."""
     folder = work / "out"
     in_place = tuple(p for p in due.points if p.startswith("open ") and p.removeprefix("open ") in due.new)
     lost, left = list[str](), list[str]()
-    for at, point in enumerate(due.points, 1):
+    tried = list(enumerate(due.points, 1))[::every]
+    for at, point in tried:
         renewed(folder, save)
-        ended = run(save, folder, at)
-        if ended.code != -signal.SIGKILL:
+        ended = run(save, folder, at, sent)
+        found = contents(folder)
+        lost += [f"{n} at {point}" for n in neither(found, due, save)]
+        if sent == signal.SIGINT:
+            lost += [f"{wrong} at {point}" for wrong in unsaid(ended, 130)]
+            left += [f"{n} at {point}" for n in found.keys() - due.new.keys() if not goes_on(n, save)]
+        elif ended.code != -sent:
             lost.append(f"{point}: was not reached again, exit {ended.code}")
             continue
-        lost += [f"{n} at {point}" for n in neither(contents(folder), due, save)]
-        if at % every == 0:
-            again = run(save, folder)
-            swept(work / "tmp")  # as whichever run needs a temporary folder next does
-            found = contents(folder)
-            lost += [f"{n} in the run after {point}" for n in unequal(found, due)]
-            lost += [f"exit {again.code} after {point}: {again.said}"] if again.code else []
-            left += [f"{n} after {point}" for n in found.keys() - due.new.keys()]
-    return Walked(len(due.points), tuple(lost), tuple(left), in_place)
+        again = run(save, folder)
+        swept(work / "tmp")  # as whichever run needs a temporary folder next does
+        found = contents(folder)
+        lost += [f"{n} in the run after {point}" for n in unequal(found, due)]
+        lost += [f"exit {again.code} after {point}: {again.said}"] if again.code else []
+        left += [f"{n} after {point}" for n in found.keys() - due.new.keys()]
+    return Walked(len(tried), tuple(lost), tuple(left), in_place)
+
+
+def unsaid(ended: Ended, code: int) -> list[str]:
+    """What is wrong with the end of a run that should have told why in one line, warnings apart.
+
+    click ends the line of a terminal that shows ^C: an empty one.
+    """
+    lines = [line for line in ended.said.splitlines() if line and not line.startswith("jettison: warning")]
+    return ([] if ended.code == code else [f"exit {ended.code}"]) + ([] if len(lines) == 1 else [f"{len(lines)} lines"])
 
 
 def refused(save: Save, work: Path, due: Expected, ended: Ended) -> list[str]:
     """What is wrong with a run that could not write: one line, its exit code, no file that is neither old nor new."""
     found = contents(work / "out")
-    lines = [line for line in ended.said.splitlines() if not line.startswith("jettison: warning")]
-    wrong = [] if ended.code == save.refusal else [f"exit {ended.code}"]
-    wrong += [] if len(lines) == 1 else [f"{len(lines)} lines"]
     return (
-        wrong
+        unsaid(ended, save.refusal)
         + [f"{n} is lost" for n in neither(found, due, save)]
         + [f"{n} is left" for n in found.keys() - due.new.keys() if not goes_on(n, save)]
     )
@@ -425,11 +467,7 @@ def full(save: Save, work: Path, due: Expected) -> dict[str, list[str]]:
 
 def filled(folder: Path, save: Save, pages: int) -> None:
     """A disk with old results and so many free pages."""
-    for name in save.results:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(OLD)
-    if save.words[0] == "report":
-        shutil.copy(folder.parent / "in/report.json", folder)
+    furnished(folder, save)
     room = os.statvfs(folder)
     with (folder / "filler").open("wb") as file:
         file.write(bytes((room.f_bfree - pages) * room.f_bsize))
@@ -449,20 +487,9 @@ def mount(*words: str) -> int:
         return errno.EPERM
 
 
-def preload(saves: Iterable[Save]) -> None:
-    """Import what these commands do: here once, and not in every child. Nothing of it starts a thread."""
-    from benchmarks.hostile import children
-
-    children.preload()
-    if any(save.needs == "torch" or "--retrain" in save.words for save in saves):
-        import_module("toolchain.retrain.magnitude")
-    if any(save.words[0] in ("sweep", "explain") for save in saves):
-        import_module("toolchain.explain.plots")
-
-
 # ---- inputs ----------------------------------------------------------------------------------------------------------
-def prepared(work: Path) -> None:
-    """in/: the shipped network, eight samples, a plan with its network, a configuration, a report."""
+def prepared(work: Path, saves: Sequence[Save]) -> None:
+    """in/: the shipped network, eight samples; of a plan with its network, a configuration, a report what is read."""
     import numpy as np
 
     from toolchain.shipped import triangles_squares_path
@@ -479,11 +506,10 @@ def prepared(work: Path) -> None:
         ("init", ("jettison.toml",)),
         ("compress", ("report.json",)),
     ):
-        ended = run(SAVES[name], work / "out")
-        if ended.code:
-            raise SystemExit(f"{name}: {ended.said}")
-        for file in wanted:
-            shutil.copy(work / "out" / file, work / "in")
+        if any(f"../in/{file}" in save.words or file == save.reads for save in saves for file in wanted):
+            succeeded(SAVES[name], work / "out")
+            for file in wanted:
+                shutil.copy(work / "out" / file, work / "in")
 
 
 def missing(save: Save) -> bool:
@@ -497,23 +523,26 @@ def main() -> None:
     """Print a line for each command, and what went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(SAVES))
-    parser.add_argument("--every", type=int, default=1, help="run again after each N-th kill only")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="each N-th fault point only")
+    parser.add_argument("--no-disks", action="store_true", help="leave out the disks that cannot be written")
+    parser.add_argument("--interrupt", action="store_true", help="send SIGINT, as Ctrl-C does, instead of SIGKILL")
     asked = parser.parse_args()
+    sent = signal.SIGINT if asked.interrupt else signal.SIGKILL
     total, wrong, tries, right, is_sound = 0, 0, 0, 0, True
     print("command       fault points  files lost  files left  opened in place  cannot write  of it right  seconds")
     with tempfile.TemporaryDirectory(prefix="jettison-faults-") as name:
         work = Path(name).resolve()
         chosen = {command: SAVES[command] for command in asked.commands or SAVES}
         absent = {command for command, save in chosen.items() if missing(save)}
-        preload(save for command, save in chosen.items() if command not in absent)
-        prepared(work)
+        prepared(work, [save for command, save in chosen.items() if command not in absent])
         for command, save in chosen.items():
             if command in absent:
                 print(f"{command:<13} left out: {save.needs} is not installed")
                 continue
             begun = time.monotonic()
             due = expected(save, work / "out")
-            walked, disks = walk(save, work, due, asked.every), full(save, work, due)
+            walked = walk(save, work, due, sent, asked.every)
+            disks = {} if asked.no_disks else full(save, work, due)
             good = sum(not w for w in disks.values())
             print(
                 f"{command:<13} {walked.points:>12}  {len(walked.lost):>10}  {len(walked.left):>10}  "

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -368,7 +369,8 @@ def child(command: list[str], threads: int, runtime: str, timeout_s: float) -> t
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
         except BaseException as error:  # Ctrl-C too: it does not reach another session
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have ended of itself meanwhile
+                os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise RunnerError(f"{RUNTIMES[runtime].spoken} did not finish within {timeout_s:g} s") from error
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -263,6 +265,24 @@ def test_a_checkpoint_is_written_now_and_then_and_at_the_end(tmp_path: Path, mon
         written.clear()
         retrain(network("mlp"), labelled(network("mlp")), recipe=SHORT, checkpoint=tmp_path / "c.pt")
         assert len(written) == count
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["Ctrl-C", "full"])
+def test_what_ends_the_writing_of_a_checkpoint_is_told_as_what_it_is(
+    end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own writer would make an internal error of both."""
+
+    class Ended(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > 2000:
+                raise end
+            return super().write(data)
+
+    monkeypatch.setattr(on_disk, "write_atomic", lambda path, write: write(Ended()))
+    with pytest.raises(type(end)) as caught:
+        retrain(network("mlp"), labelled(network("mlp")), recipe=SHORT, checkpoint=tmp_path / "c.pt")
+    assert caught.value is end
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:

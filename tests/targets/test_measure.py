@@ -26,6 +26,7 @@ from targets.measure import (
     RunnerError,
     answer,
     as_row,
+    child,
     environment,
     measure,
     measure_side_by_side,
@@ -273,6 +274,18 @@ def test_pooling_counts_the_spread_between_rounds_as_noise(relu_onnx: Path) -> N
     assert together.output_hash is None  # the rounds disagree
     assert pooled([rounds[0]] * 3).noise == pytest.approx(0.03)
     assert ratio(pooled(rounds), pooled(rounds)) == (1, 1, 1)
+
+
+def test_an_interrupt_is_one_even_where_the_child_has_just_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Popen itself waits a moment for it before Ctrl-C goes on: there may be nothing left to kill."""
+
+    def interrupted(process: subprocess.Popen[bytes], timeout: float) -> None:
+        process.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        child([sys.executable, "-c", ""], 1, "ort", 10)
 
 
 def test_thread_counts_of_the_caller_do_not_reach_the_child() -> None:

@@ -82,7 +82,9 @@ class Keeper:
             "network": None if is_last else network.state_dict(),
             "optimiser": None if is_last else optimiser.state_dict(),
         }
-        write_atomic(self.path, lambda file: torch.save(state, file))
+        whole = io.BytesIO()  # torch's writer makes an error of its own of whatever ends the writing of a file
+        torch.save(state, whole)
+        write_atomic(self.path, lambda file: file.write(whole.getbuffer()))
         self.written = time.monotonic()
 
     def read(self, network: Network, optimiser: torch.optim.Optimizer) -> Kept | None:
