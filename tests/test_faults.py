@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="run pytest from the repository root")
 
-from benchmarks.faults import SAVES
+from benchmarks.faults.saves import SAVES
 from toolchain.cli import cli
 
 ROOT = Path(__file__).parents[1]
