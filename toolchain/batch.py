@@ -200,6 +200,8 @@ def added(
 
 
 # ---- do samples stay apart? ----------------------------------------------------------------------------------------
+# What the walk needs to know of ops stands here, below the op table: it also names ops that have no entry, and a model
+# has its shapes before any entry is asked.
 ALONG = {  # ops that work along their `axis`, or reorder it
     "ArgMax", "ArgMin", "Compress", "Concat", "CumSum", "Gather", "GatherElements", "Hardmax", "LayerNormalization",
     "LogSoftmax", "LpNormalization", "ScatterElements", "Softmax", "Split", "TopK", "Unique",

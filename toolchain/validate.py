@@ -321,6 +321,7 @@ def check_input(value: onnx.ValueInfoProto, path: Path) -> None:
         raise BadInput(f"input '{value.name}' has the unknown data type {dtype}", str(path))
 
 
+# Names of ops stand here and not in the op table, which is asked only of files that were found sound.
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 BOUNDS = {"Add", "Sub", "Where", "Clip", "Max", "Min", "Pad"}  # where an infinity is meant: masks, open bounds
 MOVES = {

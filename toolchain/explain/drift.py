@@ -114,6 +114,8 @@ def drift_facts(dense: Model, cut: Model, samples: Samples | None, seed: int = 0
         found = drift(dense, cut, picked, threads=threads)
     except JettisonError as error:  # onnxruntime's too: `session` turns them into ours
         return blank | {"why_not": error.what}
+    except MemoryError:
+        return blank | {"why_not": "out of memory"}
     every = np.ones(len(picked), bool)
     per_class = [] if found.same_answer is None else class_rows(found, dense, samples)
     return blank | summary(found, every) | {"other_samples": mean(found.others), "per_class": per_class}
