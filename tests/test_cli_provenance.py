@@ -309,6 +309,17 @@ def negated_lite(path: Path) -> None:
     path.write_bytes(raw.replace(held, np.negative(np.maximum(values, -127)).tobytes()))
 
 
+@pytest.mark.parametrize("key", ["models", "files"])
+def test_a_report_that_tells_nothing_in_the_place_of_a_table_breaks_the_chain(
+    key: str, made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    told = json.loads((out / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps(told | {key: []}))
+    done = jettison("verify", SHIPPED, out)
+    assert done.returncode == 1 and "the chain breaks at" in done.stderr, done.stderr
+
+
 def test_a_file_that_a_report_lists_and_that_is_gone_breaks_the_chain(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "out")
     (tmp_path / "out" / "plan.json").unlink()

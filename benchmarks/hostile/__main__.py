@@ -1,7 +1,7 @@
 """Mutants of every kind of file, each given to a command: outcomes by exit code, and what must not be.
 
     python -m benchmarks.hostile --mutants 20000 [--seed 0] [--first 0] [-o mutants.jsonl] [--keep FOLDER]
-    python -m benchmarks.hostile --mutants 150 --only compress|explain|report|findings
+    python -m benchmarks.hostile --mutants 150 --only compress|explain|report|findings|verify
 
 Draw n is a function of the seed and n alone. A hang is a command that ran for more than 10 seconds, a crash one that a
 signal ended, a traceback exit 70, untold an exit code without its line or a line that is not ours, left a failure that
@@ -11,6 +11,7 @@ left a file. Every one of these is told; with --keep, its file is kept.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import hashlib
 import json
 import shutil
@@ -25,7 +26,7 @@ import numpy as np
 
 from benchmarks.hostile.children import Outcome, Runner
 from benchmarks.hostile.mutants import mutant
-from benchmarks.hostile.seeds import MAIN, write_seeds
+from benchmarks.hostile.seeds import CHAIN, MAIN, write_seeds
 
 Row = dict[str, Any]
 WRONG = ("hang", "crash", "traceback", "untold", "left")
@@ -56,13 +57,13 @@ RUNS = {  # in place of these, one time in 50: commands that run what they read
     ),
     ".tflite": (f"verify {MAIN} MUTANT",),
 }
-SLOW = {  # asked for by --only: ending of the files -> what is run on each mutant
-    "compress": (".onnx", "compress MUTANT --criterion magnitude --budget units<=50% --runs 0 --to onnx -o out"),
+SLOW = {  # asked for by --only: names of the files -> what is run on each mutant
+    "compress": ("*.onnx", "compress MUTANT --criterion magnitude --budget units<=50% --runs 0 --to onnx -o out"),
     "explain": (MAIN, "explain MUTANT --data data.npz --figures sorted,prune-curve --orders 1 --steps 2 -o out"),
     "report": ("report.json", "report made"),
     "findings": ("findings.json", f"prune {MAIN} --from-findings MUTANT --dry-run"),
+    "verify": (f"{CHAIN}*", f"verify {MAIN} made"),
 }
-PLACES = {"report.json": "made/report.json"}  # where a command looks for a file that it is not told
 SHARES = {".onnx": 12, ".npz": 3, ".json": 3, ".toml": 3, ".tflite": 3}  # of the mutants
 RARE = 50
 
@@ -74,8 +75,8 @@ def drawn(seed: int, n: int, seeds: dict[str, Path], only: str = "") -> tuple[st
     """
     draw = np.random.default_rng([seed, n])
     if only:
-        ending, command = SLOW[only]
-        name = draw.choice([k for k in seeds if k.endswith(ending)])
+        names, command = SLOW[only]
+        name = str(draw.choice(fnmatch.filter(seeds, names)))
         return name, *mutant(name, seeds[name].read_bytes(), draw), command.split()
     ending = str(draw.choice(list(SHARES), p=np.array([*SHARES.values()]) / sum(SHARES.values())))
     names = [k for k in seeds if k.endswith(ending) and (k in COMMANDS or ending in COMMANDS) and k != "rows.json"]
@@ -92,8 +93,10 @@ def drawn(seed: int, n: int, seeds: dict[str, Path], only: str = "") -> tuple[st
 def tried(seed: int, n: int, seeds: dict[str, Path], folder: Path, runner: Runner, only: str = "") -> Row:
     """What came of mutant n; the folder is as before."""
     name, way, content, words = drawn(seed, n, seeds, only)
-    path = folder / PLACES.get(name, f"mutant{Path(name).suffix}")
+    path = folder / place(name)
     path.parent.mkdir(exist_ok=True)
+    for other in fnmatch.filter(seeds, f"{CHAIN}*") if name.startswith(CHAIN) else ():
+        shutil.copy(seeds[other], folder / place(other))
     path.write_bytes(content)
     found = runner.run([path.name if w == "MUTANT" else w for w in words], folder)
     path.unlink()
@@ -102,6 +105,12 @@ def tried(seed: int, n: int, seeds: dict[str, Path], folder: Path, runner: Runne
     for left in [p for p in folder.iterdir() if p.is_dir()]:
         shutil.rmtree(left)
     return row(found) | {"n": n, "file": name, "way": way, "words": " ".join(words), "sha256": sha256(content)}
+
+
+def place(name: str) -> str:
+    """Where its command looks for a file: what it is not told by name lies in a folder."""
+    is_inside = name == "report.json" or name.startswith(CHAIN)
+    return f"made/{name.removeprefix(CHAIN)}" if is_inside else f"mutant{Path(name).suffix}"
 
 
 def row(found: Outcome) -> Row:

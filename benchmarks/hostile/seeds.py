@@ -14,6 +14,7 @@ from benchmarks.fuzz import choices_of
 from benchmarks.fuzz_nets import network
 from benchmarks.hostile.children import ROOT, Runner
 
+CHAIN = "chain-"  # begins the names of files that lie in one folder, and tell of each other
 DRAWS = 24  # networks over the op table
 MAIN = "conv.onnx"  # the one that data, ranks, plans and rows belong to
 WRITTEN = {  # networks of a few lines, with the parameters that they name
@@ -163,6 +164,8 @@ def write_seeds(folder: Path) -> dict[str, Path]:
             done = runner.run(command.split(), folder, seconds=60)
             if done.code != 0:
                 raise RuntimeError(f"{command}: {done.stderr}")
+    for path in (folder / "made").glob("[!f]*.[jno]*"):  # what compress left: report, plan, ranks and network
+        shutil.copy(path, folder / f"{CHAIN}{path.name}")
     for name in ("report.json", "findings.json"):
         (folder / "made" / name).rename(folder / name)
     shutil.rmtree(folder / "made")

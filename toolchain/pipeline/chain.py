@@ -123,10 +123,11 @@ class Chain:
     def reported(self) -> Iterator[Link]:
         """The report's own list."""
         if self.report is not None:
-            before = self.report.told.get("models", {}).get("before", {}).get("sha256")
+            before = said_at(self.report.told, "models", "before", "sha256")
             yield Link(self.dense.path.name, self.report.path.name, str(before or ""), self.dense.sha256)
             there = {f.path.name: f.sha256 for f in self.files if f is not self.report}
-            listed = {str(k): str(v) for k, v in self.report.told.get("files", {}).items()}
+            files = self.report.told.get("files")
+            listed = {str(k): str(v) for k, v in files.items()} if isinstance(files, dict) else {}
             for name in there | listed:
                 yield Link(name, self.report.path.name, listed.get(name, ""), there.get(name, MISSING))
 
@@ -137,6 +138,13 @@ class Chain:
                 yield name, ""
         if self.plan is None:
             yield from ((n.path.name, "plan.json") for n in self.networks if n.told.get("plan_sha256"))
+
+
+def said_at(told: Any, *keys: str) -> Any:
+    """What a file says under keys within keys; None where one of them is not there."""
+    for key in keys:
+        told = told.get(key) if isinstance(told, Mapping) else None
+    return told
 
 
 def link(source: Artefact, file: Artefact, key: str, found: str) -> Link:
