@@ -177,12 +177,12 @@ def powered(words: list[str], console: Path) -> Iterator[subprocess.Popen[bytes]
 def greeted(process: subprocess.Popen[bytes], port: int, console: Path, timeout_s: float) -> None:
     """Return once the board's SSH server greets on `port`; RunnerError if it does not in time, or the machine ends."""
     end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
+    while (left := end - time.monotonic()) > 0:
         if process.poll() is not None:
             said = (console.parent / "qemu").read_text(errors="replace").strip().splitlines()
             raise RunnerError(f"the virtual board did not start: {(said or [last_line(console)])[-1]}")
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=min(2, left)) as connection:
                 if connection.recv(4) == b"SSH-":
                     return
         except OSError:  # refused, reset or no answer: the guest is not that far

@@ -19,6 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from targets import virtual
+from targets.locks import PREFIX
 from targets.measure import RunnerError
 from targets.rootfs import ARCHITECTURES, home
 from targets.ssh import Address, measure_over_ssh
@@ -53,7 +54,7 @@ def machines(parent: int) -> set[str]:
             words, status = (folder / "cmdline").read_bytes(), (folder / "status").read_text()
         except OSError:  # it ended meanwhile
             continue
-        if b"jettison-board-" in words and f"\nPPid:\t{parent}\n" in status:
+        if PREFIX.encode() in words and b"qemu-system" in words and f"\nPPid:\t{parent}\n" in status:
             found.add(folder.name)
     return found
 
