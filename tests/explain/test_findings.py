@@ -113,12 +113,12 @@ def test_a_layer_where_all_is_well_is_sound() -> None:
     assert one.kind == "sound" and one.goes == ()
 
 
-# ---- units with one position: for which images, not for how many ----------------------------------------------------
+# ---- for which images, not for how many ------------------------------------------------------------------------------
 def dense(fires: np.ndarray, classes: int = 3) -> Occurrence:
     """Of units that fire for these images, [n, k]; classes take turns."""
     labels = np.arange(len(fires)) % classes
     counts = np.stack([fires[labels == c].sum(axis=0) for c in range(classes)], axis=1)
-    return Occurrence("made up", counts, np.bincount(labels), tuple("abc"[:classes]), fires)
+    return Occurrence("made up", counts, np.bincount(labels), tuple("abc"[:classes]), fires[:, None])
 
 
 def by_chance(n: int, k: int, seed: int, rates: object = None) -> np.ndarray:
@@ -177,11 +177,41 @@ def test_a_unit_and_its_copies_at_any_scale_are_redundant_in_a_network() -> None
     assert found.groups == ((1, 4), (2, 5)) and "400 images" in found.why
 
 
+def test_kernels_that_fire_in_the_same_places_but_for_other_images_are_not_redundant() -> None:
+    """In half of 4 places: every second image of a class, and the others; and a third that fires with the first."""
+    even = np.arange(600) // 3 % 2 == 0
+    there = np.array([True, False, True, False])
+    seen = (np.arange(600) % 3 < 2)[:, None, None] & there[None, :, None]
+    fires = np.stack([even, ~even, even], axis=1)[:, None] & seen  # [n, p, k]
+    labels = np.arange(600) % 3
+    counts = np.stack([fires[labels == c].sum(axis=0).T for c in range(3)], axis=1)
+    o = Occurrence("made up", counts, np.bincount(labels), ("a", "b", "c"), fires)
+    assert not differences(o).any()
+    assert by_kind(o)["redundant"].groups == ((0, 2),)
+
+
+def test_a_kernel_and_its_copies_at_any_scale_are_redundant_in_a_network() -> None:
+    net = Net(4, x=(1, 8, 8))
+    layer = net.conv("x", 6)
+    net.head(net.pooled(net.relu(layer)), 3)
+    weight, bias = (net.parameters[f"{layer}.{part}"] for part in ("weight", "bias"))
+    weight[4], bias[4] = 3 * weight[1], 3 * bias[1]
+    weight[5], bias[5] = weight[2], bias[2]
+    model = net.model()
+    labels = np.arange(400) % 3
+    inputs = samples(model.inputs, 400)
+    inputs["x"][np.arange(400), 0, labels] += 2  # so that kernels tell classes
+    about = hidden(model)[0]
+    (o,) = occurrences(model, Samples("d", inputs, labels), [about.value])
+    (found,) = (f for f in findings(o, about, False) if f.kind == "redundant")
+    assert found.groups == ((1, 4), (2, 5)) and "400 images" in found.why
+
+
 def test_disagreement_is_one_less_cohens_kappa_where_chance_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHANCE", 1e9)
     fires = by_chance(1500, 9, 2)
     fires[:, 7], fires[:, 8] = fires[:, 0], fires[:, 1] ^ (np.arange(1500) % 40 == 0)
-    found = module.disagreement(fires)
+    found = module.disagreement(fires[:, None])
     for a in range(9):
         for b in range(9):
             p, q = fires[:, a].mean(), fires[:, b].mean()
@@ -200,7 +230,7 @@ def test_agreement_that_counts_is_rarer_by_chance_than_the_level() -> None:
             other = half.copy()
             other[: 2 * d : 2] ^= True
             assert (half != other).sum() == d
-            pair = module.disagreement(np.stack([half, other], axis=1))[0, 1]
+            pair = module.disagreement(np.stack([half, other], axis=1)[:, None])[0, 1]
             assert pair >= 1 or binom.cdf(d, n, 0.5) <= module.CHANCE
 
 

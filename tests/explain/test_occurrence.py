@@ -111,7 +111,7 @@ def test_the_order_of_the_images_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_of_kernels_with_one_position_it_is_told_for_which_images_they_fire(name: str) -> None:
+def test_of_a_few_places_it_is_told_for_which_images_kernels_fire_there(name: str) -> None:
     model = network(name)
     data = subject(model)
     about = activations(model)
@@ -119,11 +119,14 @@ def test_of_kernels_with_one_position_it_is_told_for_which_images_they_fire(name
         found = occurrences(model, data, [a.value for a in about], at_once=at_once)
         for a, o in zip(about, found, strict=True):
             h = seen_value(model, data, a.value, a.axis)
-            assert (o.fires is None) == (h.shape[2] > 1)
-            if o.fires is not None:
-                assert o.fires.dtype == np.bool_ and np.array_equal(o.fires, h[:, :, 0] > 0)
-                part = o.part(np.array([1, 0]))
-                assert part.fires is not None and np.array_equal(part.fires, o.fires[:, [1, 0]])
+            few = min(occurrence.PLACES, h.shape[2])
+            assert o.fires is not None and o.fires.dtype == np.bool_
+            assert o.fires.shape == (len(h), few, h.shape[1])
+            every = {(h[:, :, q] > 0).tobytes() for q in range(h.shape[2])}
+            assert {o.fires[:, p].tobytes() for p in range(few)} <= every
+            assert few < h.shape[2] or {o.fires[:, p].tobytes() for p in range(few)} == every
+            part = o.part(np.array([1, 0]))
+            assert part.fires is not None and np.array_equal(part.fires, o.fires[..., [1, 0]])
 
 
 # ---- eq. 2 to 4 ------------------------------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
 """What occurrence maps say of a layer: kernels to do without, layers that are too small, a network too shallow.
 
 The thresholds are points of a share, 0..1, and leave kernels alone in doubt: with few images of a class chance makes
-maps differ, and kernels look more selective and less redundant than they are. Maps of one position, as dense units have
-them, show for how many images of a class a unit fires, and not for which: to be redundant such units have to agree on
-the images too, and on so many that it is no chance. Kernels with places are compared as in the paper, by D alone, which
-does not ask for which images either: kernels that fire alike on the mean are redundant to it.
+maps differ, and kernels look more selective and less redundant than they are. The paper compares kernels by D alone,
+which asks for how many images of a class they fire, and not for which: two that fire seldom are alike to it. To be
+redundant here they have to agree on the images too, at places drawn by chance, and on so many that it is no accident.
 """
 
 from __future__ import annotations
@@ -156,18 +155,20 @@ def alike(apart: F64, most: float) -> list[I64]:
 def disagreement(fires: Bool) -> NDArray[np.float32]:
     """1 − κ: images on which two units disagree, of those on which they would by chance, [k, k] (Cohen 1960).
 
-    fires  [n, k]
+    fires  [n, p, k]
 
     1 where chance makes some pair of the layer disagree on as few with a probability above CHANCE: by Chernoff's bound,
-    P(X ≤ d) ≤ exp(d − E − d ln (d / E)), times the number of pairs. So few images show no units to be redundant.
+    P(X ≤ d) ≤ exp(d − E − d ln (d / E)), times the number of pairs. So few images show no units to be redundant. The p
+    places of an image count for one, as if all told the same.
     """
     from scipy.special import xlogy
 
-    (n, k), each = fires.shape, fires.sum(axis=0, dtype=np.float32)
-    found = np.zeros((k, k), np.float32)  # images for which both fire: exact up to 2²⁴
+    (n, p, k), each = fires.shape, fires.mean(axis=1, dtype=np.float64).sum(axis=0)
+    found = np.zeros((k, k), np.float32)  # images for which both fire: exact up to 2²⁴ places
     for start in range(0, n, IMAGES):
-        part = fires[start : start + IMAGES].astype(np.float32)
+        part = fires[start : start + IMAGES].reshape(-1, k).astype(np.float32)
         found += part.T @ part
+    found /= p
     wanted = np.log(max(k * (k - 1) // 2, 1) / CHANCE)
     for row, mine in zip(found, each, strict=True):
         differ, expected = mine + each - 2 * row, (mine * (n - each) + each * (n - mine)) / n

@@ -1,8 +1,8 @@
 """Activation occurrence maps: how often, where and for which classes the kernels of a layer fire (Garcia et al.).
 
 A dense unit is a kernel with one position. Counts are whole numbers, made inside onnxruntime: one-hot classes times
-y > 0 is a matrix product, so that no activation ever leaves it; of kernels with one position it is told, too, for which
-images they fire. `layers` says where a layer is seen to fire. Means are over classes that have samples; maps of the
+y > 0 is a matrix product, so that no activation ever leaves it; of a few places it is told, too, for which images
+kernels fire there. `layers` says where a layer is seen to fire. Means are over classes that have samples; maps of the
 others are nan.
 """
 
@@ -33,6 +33,7 @@ F64, I64, Bool = NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
 AT_ONCE = 1 << 23  # bytes of activations of one run: they stay in the processor's cache
 MOST = 1 << 31  # bytes of the counts of all layers
 IMAGES = 1024  # of one run at most
+PLACES = 16  # of a layer that are watched image by image
 ORDERLY = 128  # kernels up to which neighbours in the order of rows are the nearest that the tree allows
 COMPARED = 1 << 31  # shares of all pairs of kernels that D compares, some seconds: more are sampled
 LEAST_CELLS = 256  # of a pair: the standard error of D is 0.5/√256 at most
@@ -46,7 +47,7 @@ class Occurrence:
     counts   images of class c whose activation of kernel k is > 0 there, [k, c, *positions]
     samples  images of each class, [c]
     classes  their names
-    fires    whether kernel k fires for image n, [n, k], or None where kernels have several positions
+    fires    whether kernel k fires for image n at the p-th of PLACES drawn positions, [n, p, k], or None
     """
 
     layer: str
@@ -67,7 +68,7 @@ class Occurrence:
 
     def part(self, kernels: I64) -> Occurrence:
         """Some of the kernels."""
-        fires = None if self.fires is None else self.fires[:, kernels]
+        fires = None if self.fires is None else self.fires[..., kernels]
         return replace(self, counts=self.counts[kernels], fires=fires)
 
 
@@ -179,13 +180,19 @@ def occurrences(
     if not found:
         return []
     read = [values[a.value] for a in found]
-    placeless = [i for i, a in enumerate(found) if entries(read[i]) == dims(read[i])[a.axis]]
-    sums, fires = counted(model, data, read, placeless, len(names), threads, at_once, progress)
+    watched = [places(v, a.axis) for v, a in zip(read, found, strict=True)]
+    sums, fires = counted(model, data, read, watched, len(names), threads, at_once, progress)
     samples = np.bincount(data.labels, minlength=len(names))
     return [
-        Occurrence(a.layer, by_kernel(sums[i], read[i], a.axis), samples, names, fires.get(i))
-        for i, a in enumerate(found)
+        Occurrence(a.layer, by_kernel(sums[i], read[i], a.axis), samples, names, fires[i]) for i, a in enumerate(found)
     ]
+
+
+def places(value: ir.Value, axis: int) -> I64:
+    """Entries of a sample that belong to a few drawn positions, [p, k]."""
+    every = by_kernel(np.arange(entries(value))[None], value, axis).reshape(dims(value)[axis], -1)
+    some = np.random.default_rng(0).choice(every.shape[1], min(PLACES, every.shape[1]), replace=False)
+    return every[:, np.sort(some)].T
 
 
 def entries(value: ir.Value) -> int:
@@ -217,32 +224,31 @@ def counted(
     model: Model,
     data: Samples,
     values: Sequence[ir.Value],
-    placeless: Sequence[int],
+    watched: Sequence[I64],
     classes: int,
     threads: int,
     at_once: int,
     progress: Progress,
-) -> tuple[list[I64], dict[int, Bool]]:
+) -> tuple[list[I64], list[Bool]]:
     """Images of each class for which each entry is > 0, [classes, entries of a sample] for each value.
 
-    placeless  numbers of the values of which it is told, too, for which images that is, [n, entries of a sample]
+    watched  of each value entries [p, k] of which it is told, too, for which images that is, [n, p, k]
     """
     assert data.labels is not None
-    runner = session(counting(model, values, placeless, classes), threads)
+    runner = session(counting(model, values, watched, classes), threads)
     n, is_free = len(data), model.batch == "free"
     size = max(1, min(at_once // (4 * sum(map(entries, values))), n, IMAGES)) if is_free else int(model.batch)
     totals = [np.zeros((classes, entries(v)), np.int64) for v in values]
-    fires = {i: np.zeros((n, entries(values[i])), np.bool_) for i in placeless}
+    fires = [np.zeros((n, *some.shape), np.bool_) for some in watched]
     for start in range(0, n, size):
         pick = np.arange(start, min(start + size, n))
         one_hot = np.zeros((classes, len(pick) if is_free else size), np.float32)
         one_hot[data.labels[pick], np.arange(len(pick))] = 1
         filled = np.resize(pick, one_hot.shape[1])  # a fixed batch is filled up with samples that count for no class
         part = run(runner, {k: v[filled] for k, v in data.inputs.items()} | {LABELS: one_hot})
-        for total, found in zip(totals, part, strict=False):
-            total += found.astype(np.int64)  # float32 is exact up to 2²⁴ images
-        for fired, found in zip(fires.values(), part[len(totals) :], strict=True):
-            fired[pick] = found[: len(pick)]
+        for total, fired, count, seen in zip(totals, fires, part[::2], part[1::2], strict=True):
+            total += count.astype(np.int64)  # float32 is exact up to 2²⁴ images
+            fired[pick] = seen[: len(pick)]
         progress("occurrence", int(pick[-1]) + 1, n)
     return totals, fires
 
@@ -250,10 +256,11 @@ def counted(
 LABELS = f"{PREFIX}one-hot"
 
 
-def counting(model: Model, values: Sequence[ir.Value], placeless: Sequence[int], classes: int) -> ir.Model:
-    """A graph whose outputs are one-hot classes [classes, N] times values > 0 [N, entries of a sample].
+def counting(model: Model, values: Sequence[ir.Value], watched: Sequence[I64], classes: int) -> ir.Model:
+    """A graph with two outputs for each value.
 
-    After these come the factors on the right of the values with these numbers, as booleans.
+    One-hot classes [classes, N] times value > 0 [N, entries of a sample]; and of the right factor the entries that are
+    watched, [N, p, k].
     """
     graph = with_outputs(model.ir, [str(v.name) for v in values])
     made = list(graph.graph.outputs)
@@ -261,12 +268,13 @@ def counting(model: Model, values: Sequence[ir.Value], placeless: Sequence[int],
     one_hot = ir.Value(name=LABELS, shape=ir.Shape([classes, batch]), type=ir.TensorType(ir.DataType.FLOAT))
     graph.graph.inputs.append(one_hot)
     graph.graph.outputs.clear()
-    fired: list[ir.Value] = []
-    for i, (value, read) in enumerate(zip(made, values, strict=True)):
+    for i, (value, read, some) in enumerate(zip(made, values, watched, strict=True)):
         size = entries(read)
         held = {"zero": np.zeros((), read.dtype.numpy() if read.dtype else np.float32), "flat": np.array([-1, size])}
-        zero, flat = (parameter(f"{PREFIX}occurrence{i}/{k}", v) for k, v in held.items())
-        graph.graph.initializers.update({str(v.name): v for v in (zero, flat)})
+        zero, flat, columns = (
+            parameter(f"{PREFIX}occurrence{i}/{k}", v) for k, v in (held | {"columns": some}).items()
+        )
+        graph.graph.initializers.update({str(v.name): v for v in (zero, flat, columns)})
         order = (axis := along_batch(read), *(a for a in range(len(dims(read))) if a != axis))
         first = ir.node("Transpose", [value], attributes={"perm": order})
         fires = ir.node("Greater", [first.outputs[0], zero])
@@ -275,12 +283,11 @@ def counting(model: Model, values: Sequence[ir.Value], placeless: Sequence[int],
         total = ir.node("MatMul", [one_hot, number.outputs[0]])
         total.outputs[0].name = f"{PREFIX}occurrence{i}"
         total.outputs[0].type, total.outputs[0].shape = one_hot.type, ir.Shape([classes, size])
-        rows.outputs[0].name = f"{PREFIX}fires{i}"
-        rows.outputs[0].type, rows.outputs[0].shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([batch, size])
-        graph.graph.extend([first, fires, rows, number, total])
-        graph.graph.outputs.append(total.outputs[0])
-        fired.append(rows.outputs[0])
-    graph.graph.outputs.extend(fired[i] for i in placeless)
+        seen = ir.node("Gather", [rows.outputs[0], columns], attributes={"axis": 1})
+        seen.outputs[0].name = f"{PREFIX}fires{i}"
+        seen.outputs[0].type, seen.outputs[0].shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([batch, *some.shape])
+        graph.graph.extend([first, fires, rows, number, total, seen])
+        graph.graph.outputs.extend([total.outputs[0], seen.outputs[0]])
     return graph
 
 
