@@ -207,6 +207,12 @@ def test_a_kernel_and_its_copies_at_any_scale_are_redundant_in_a_network() -> No
     assert found.groups == ((1, 4), (2, 5)) and "400 images" in found.why
 
 
+def test_where_every_kernel_is_dead_none_is_redundant() -> None:
+    fires = np.zeros((30, 4, 5), np.bool_)
+    o = Occurrence("made up", np.zeros((5, 3, 4), np.int64), np.array([10, 10, 10]), ("a", "b", "c"), fires)
+    assert by_kind(o).keys() == {"dead", "too-small"}
+
+
 def test_disagreement_is_one_less_cohens_kappa_where_chance_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHANCE", 1e9)
     fires = by_chance(1500, 9, 2)

@@ -166,7 +166,7 @@ def disagreement(fires: Bool) -> NDArray[np.float32]:
     (n, p, k), each = fires.shape, fires.mean(axis=1, dtype=np.float64).sum(axis=0)
     found = np.zeros((k, k), np.float32)  # images for which both fire: exact up to 2²⁴ places
     for start in range(0, n, IMAGES):
-        part = fires[start : start + IMAGES].reshape(-1, k).astype(np.float32)
+        part = np.concatenate(fires[start : start + IMAGES]).astype(np.float32)  # [n p, k], of no kernels too
         found += part.T @ part
     found /= p
     wanted = np.log(max(k * (k - 1) // 2, 1) / CHANCE)
