@@ -42,7 +42,8 @@ from toolchain.explain.occurrence import Occurrence, differences, kernel_selecti
 from toolchain.explain.writing import as_csv, origin
 from toolchain.files import write_text
 from toolchain.model import Model, load
-from toolchain.pipeline.tuning import Task, Tuned, retrained, without
+from toolchain.pipeline.tuning import Task, Tuned, retrained, tune, without
+from toolchain.profile import params
 from toolchain.retrain import Recipe
 from toolchain.tables import markdown
 
@@ -183,6 +184,17 @@ def counted_in(model: Model, data: Samples) -> float:
     return best
 
 
+def tuned(model: Model, task: Task, test: Samples) -> str:
+    """What the loop of Fig. 1 leaves of a network; its accuracy on the images that chose, and on others."""
+    done = tune(model, task)
+    sizes = " -> ".join(f"{params(m):,}" for m in (model, done.current))
+    judged = (task.validation, test)
+    rights = [
+        [f"{100 * evaluate(m, s, task.recipe.threads).share:.2f} %" for m in (model, done.current)] for s in judged
+    ]
+    return f"{sizes} parameters, validation {' -> '.join(rights[0])}, test {' -> '.join(rights[1])}"
+
+
 # ---- the two networks ------------------------------------------------------------------------------------------------
 def mnist_rows(folder: Path, seeds: Sequence[int], out: Path, threads: int) -> list[Row]:
     """The paper's own network; figures are of the first seed."""
@@ -196,6 +208,7 @@ def mnist_rows(folder: Path, seeds: Sequence[int], out: Path, threads: int) -> l
         if seed == seeds[0]:
             print(f"maps of conv1 and conv2, {len(test):,} images: {counted_in(model, test):.2f} s", flush=True)
             write(drawn(model, test, {k: str(k) for k in range(10)}), out, origin(model, [test], {"seed": seed}))
+        print(f"the loop of Fig. 1, seed {seed}: {tuned(model, task, test)}", flush=True)
     return rows
 
 
