@@ -533,6 +533,14 @@ def test_what_comes_after_a_custom_op_has_no_shape_and_is_protected(tmp_path: Pa
     assert not channels.groups and channels.why("V", 0) is not None
 
 
+def test_a_slice_whose_axes_are_no_list_is_refused(tmp_path: Path) -> None:
+    proto = extended(helper.make_node("Slice", ["r", "from", "to", "axis"], ["s"], name="bad"))
+    for name, value in (("from", [0]), ("to", [3]), ("axis", 1)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    refused(written(tmp_path, proto), BadInput, "Slice 'bad'")
+
+
 def test_a_cast_to_no_type_is_refused(tmp_path: Path) -> None:
     refused(written(tmp_path, extended(helper.make_node("Cast", ["r"], ["s"], name="c", to=0))), BadInput, "Cast 'c'")
 

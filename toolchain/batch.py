@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.inference import Known, Took, attribute_of, where
+from toolchain.inference import Known, Took, asking, attribute_of, where
 from toolchain.plain import RECURRENT, STATES, Names, held
 
 BATCH = "N"
@@ -227,8 +227,9 @@ def mixing(graph: ir.Graph, two: Walk, three: Walk, merged: Collection[ir.Value]
         if any(counts_samples(two.get(v), three.get(v)) for v in node.outputs):
             return f"{where(node)} may depend on how many samples there are"
         batches = [None if v is None else batch_axis(two.get(v), three.get(v)) for v in node.inputs]
-        if any(b is not None for b in batches) and mixes(node, batches, two, three):
-            return f"{where(node)} may mix samples"
+        with asking(node):
+            if any(b is not None for b in batches) and mixes(node, batches, two, three):
+                return f"{where(node)} may mix samples"
     for value in graph.outputs:
         batch = batch_axis(two.get(value), three.get(value))
         if batch is not None and (value in merged or (batch[0] > 0 and batch[2] > 1)):

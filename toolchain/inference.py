@@ -7,7 +7,8 @@ reference. Equal nodes on equal shapes are inferred once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,9 @@ LARGEST_CONSTANT = 1 << 26  # elements that folding may make: a ConstantOfShape 
 LARGEST_AXIS = 1 << 24  # positions along one axis: each gets an id
 SMALL = 4096  # elements up to which a constant may decide a shape
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+# what trips over a node that onnx's own inference lets pass: starts without an axis, an input left out
+MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Uninferable(Exception):
@@ -63,8 +67,9 @@ def infer(
         known[v] = Known(v.const_value.dtype, tuple(v.const_value.shape.numpy()), None)
     grown = 0
     for node in graph:
-        took = read(node, [None if v is None else known.get(v, Known(v.dtype, None)) for v in node.inputs])
-        made = outputs_of(node, took)
+        with asking(node):
+            took = read(node, [None if v is None else known.get(v, Known(v.dtype, None)) for v in node.inputs])
+            made = outputs_of(node, took)
         sizes = [size for k in made for size in k.shape or ()]
         if max(sizes, default=0) > LARGEST_AXIS:
             raise Uninferable(f"{where(node)} makes a value with an axis longer than {LARGEST_AXIS:,}")
@@ -98,6 +103,15 @@ def check_growth(node: ir.Node, elements: int) -> None:
 def where(node: ir.Node) -> str:
     """How messages name a node."""
     return f"{node.op_type} '{node.name or node.outputs[0].name}'"
+
+
+@contextmanager
+def asking(node: ir.Node) -> Iterator[None]:
+    """Around whatever reads a node: raises BadInput, with its name, for what trips over what it says."""
+    try:
+        yield
+    except MALFORMED as error:
+        raise BadInput(f"{where(node)} contradicts what it reads: {error or type(error).__name__}") from error
 
 
 def reads(node: ir.Node) -> set[ir.Value]:

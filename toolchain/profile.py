@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from toolchain.inference import asking
 from toolchain.model import Model
 from toolchain.onnx_file import varint, without_graph
 from toolchain.ops import activation, arithmetic, normalisation
-from toolchain.ops.table import Shape, asking, dims, find, is_sized, is_view
+from toolchain.ops.table import Shape, dims, find, is_sized, is_view
 
 ALIGNMENT = 16  # bytes, as in TensorFlow Lite Micro
 ELEMENTWISE = (activation.same, arithmetic.broadcast, normalisation.batchnorm_channels)  # rules of ops of each element

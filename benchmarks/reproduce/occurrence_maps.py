@@ -188,11 +188,9 @@ def tuned(model: Model, task: Task, test: Samples) -> str:
     """What the loop of Fig. 1 leaves of a network; its accuracy on the images that chose, and on others."""
     done = tune(model, task)
     sizes = " -> ".join(f"{params(m):,}" for m in (model, done.current))
-    judged = (task.validation, test)
-    rights = [
-        [f"{100 * evaluate(m, s, task.recipe.threads).share:.2f} %" for m in (model, done.current)] for s in judged
-    ]
-    return f"{sizes} parameters, validation {' -> '.join(rights[0])}, test {' -> '.join(rights[1])}"
+    right = lambda m, s: f"{100 * evaluate(m, s, task.recipe.threads).share:.2f} %"
+    chose, others = (f"{right(model, s)} -> {right(done.current, s)}" for s in (task.validation, test))
+    return f"{sizes} parameters, validation {chose}, test {others}"
 
 
 # ---- the two networks ------------------------------------------------------------------------------------------------

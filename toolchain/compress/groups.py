@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from toolchain.compress.choices import chosen
 from toolchain.errors import UsageError, nearest
-from toolchain.inference import reads
+from toolchain.inference import asking, reads
 from toolchain.model import Model
 from toolchain.ops import OPS  # noqa: F401  (importing the package fills the table)
-from toolchain.ops.table import asking, dims, find, is_sized, operand, where
+from toolchain.ops.table import dims, find, is_sized, operand, where
 from toolchain.ops.units import Axis, Ids, Labels, Units
 
 

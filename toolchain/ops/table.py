@@ -6,8 +6,7 @@ gradients there, lite None refuses emission; each with the op's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from toolchain.errors import BadInput
+from toolchain.inference import where
 from toolchain.ops.units import Units
 
 if TYPE_CHECKING:
@@ -218,24 +217,6 @@ def numbers(node: ir.Node, inputs: Sequence[Any], i: int) -> list[int]:
 def is_sized(node: ir.Node) -> bool:
     """Whether every value that a node reads or makes has a known shape: no rule can be asked before."""
     return all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs))
-
-
-# what a rule trips over in a node that onnx's own inference lets pass: starts without an axis, an input left out
-MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-
-
-@contextmanager
-def asking(node: ir.Node) -> Iterator[None]:
-    """Around a rule of the op: raises BadInput, with the node, where it trips over what the node says."""
-    try:
-        yield
-    except MALFORMED as error:
-        raise BadInput(f"{where(node)} contradicts what it reads: {error or type(error).__name__}") from error
-
-
-def where(node: ir.Node) -> str:
-    """How messages name a node."""
-    return f"{node.op_type} '{node.name or node.outputs[0].name}'"
 
 
 # ---- rays that several families share ------------------------------------------------------------------------------
