@@ -102,6 +102,10 @@ BAD = {
     "labels high": (arrays(y=np.array([0, 1, 2, 0])), "label 2 is outside the model's 2 classes"),
     "labels negative": (arrays(y=np.array([0, -1, 1, 0])), "label -1 is outside"),
     "classes of no row": (arrays(classes=np.array("a")), "a row of names is needed"),
+    "classes of no characters": (
+        arrays(classes=np.frombuffer(b"\xff\xff\xff\x7f", "<U1")),
+        "or damaged",
+    ),
     "empty": (arrays(x=x4[:0], y=np.zeros(0, np.int64)), "no samples"),
 }
 

@@ -541,6 +541,30 @@ def test_a_slice_whose_axes_are_no_list_is_refused(tmp_path: Path) -> None:
     refused(written(tmp_path, proto), BadInput, "Slice 'bad'")
 
 
+@pytest.mark.parametrize("equation", ["nij,ik-\x1e,jb", "n1,1k", "ij->i->j"])
+def test_an_einsum_of_no_equation_is_refused(equation: str, tmp_path: Path) -> None:
+    """Over the first, which a flipped bit left, onnx's inference never ends."""
+    node = helper.make_node("Einsum", ["r", "V"], ["s"], name="bad", equation=equation)
+    refused(written(tmp_path, extended(node)), BadInput, "of Einsum 'bad' is no equation")
+
+
+def calling(made: str, opset: int = 20) -> onnx.ModelProto:
+    """A network whose function makes a value of this name, and is said to make 'b'."""
+    proto = extended(helper.make_node("Bent", ["r"], ["s"], domain="own"), domain="own")
+    body, opsets = [helper.make_node("Relu", ["a"], [made])], [helper.make_opsetid("", opset)]
+    proto.functions.append(helper.make_function("own", "Bent", ["a"], ["b"], body, opsets))
+    return proto
+
+
+def test_a_function_that_does_not_make_what_it_is_called_for_is_refused(tmp_path: Path) -> None:
+    refused(written(tmp_path, calling("q")), BadInput, "reads 's', which nothing makes")
+
+
+def test_a_function_of_an_opset_that_nobody_knows_stays_a_call(tmp_path: Path) -> None:
+    assert [n.op_type for n in load(written(tmp_path, calling("b", 1 << 40))).graph] == ["Gemm", "Relu", "Bent", "Gemm"]
+    assert [n.op_type for n in load(written(tmp_path, calling("b"))).graph] == ["Gemm", "Relu", "Relu", "Gemm"]
+
+
 def test_a_cast_to_no_type_is_refused(tmp_path: Path) -> None:
     refused(written(tmp_path, extended(helper.make_node("Cast", ["r"], ["s"], name="c", to=0))), BadInput, "Cast 'c'")
 

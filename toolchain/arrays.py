@@ -21,7 +21,7 @@ from toolchain.validate import quantity, read_bytes
 LARGEST = 1 << 33  # bytes that an .npz may expand to
 DAMAGED = (  # what numpy, zipfile and json raise over a damaged file
     ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, EOFError, NotImplementedError,
-    SyntaxError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
+    SyntaxError, RuntimeError, SystemError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -43,7 +43,10 @@ def read_arrays(path: Path, kind: str, way_out: str) -> dict[str, NDArray[Any]]:
                 with archive.open(member) as file:
                     check_header(file, member, path)
         with np.load(io.BytesIO(raw), allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
+            arrays = {name: found[name] for name in found.files}
+        for texts in (a for a in arrays.values() if a.dtype.kind == "U"):
+            texts.tolist()  # numpy looks at their characters only then
+        return arrays
     except DAMAGED as error:
         raise BadInput(f"is not {kind}, or damaged", str(path), way_out) from error
 

@@ -27,7 +27,7 @@ from toolchain.inference import Known, Uninferable, infer
 from toolchain.onnx_file import contents, pieces, places
 from toolchain.opset import lowered, own_opset
 from toolchain.plain import parameter, simplify, targets
-from toolchain.validate import check_graph, check_parameters, read_proto
+from toolchain.validate import check_graph, check_order, check_parameters, read_proto
 
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it says of a file goes to nobody's terminal
 LARGEST_INPUT = 1 << 32  # numbers of one sample
@@ -114,9 +114,11 @@ def inlined(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     import onnx.inliner
 
     try:
-        return onnx.inliner.inline_local_functions(proto)
+        whole = onnx.inliner.inline_local_functions(proto)
     except (RuntimeError, onnx.checker.ValidationError, DecodeError) as error:
         raise BadInput(f"calls functions that cannot be inlined: {root_of(error)}", str(path)) from error
+    check_order(whole.graph, path)
+    return whole
 
 
 def root_of(error: BaseException) -> str:

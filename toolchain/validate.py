@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -19,6 +20,7 @@ from toolchain.errors import BadInput, Unsupported
 from toolchain.files import read_bytes
 
 STANDARD = ("", "ai.onnx")  # names of onnx's own domain
+EQUATION = re.compile(rb"[A-Za-z.,\s]*(->[A-Za-z.\s]*)?")  # of an Einsum; onnx's inference never ends over others
 DEEPEST = 16  # branches within branches within branches …
 LOOKS = (  # first bytes of what people hand in instead
     (b"PK\x03\x04", "a zip archive (perhaps a .pt file: pickles run code; export to ONNX first)"),
@@ -113,7 +115,7 @@ def load_external(tensor: onnx.TensorProto, path: Path) -> None:
 
 
 def check_graph(proto: onnx.ModelProto, path: Path) -> None:
-    """Tensors hold what they say, values are made once and before they are used; unsorted nodes are sorted."""
+    """Nodes can be read, tensors hold what they say, and the order of nodes is as `check_order` leaves it."""
     graph = proto.graph
     check_texts(proto, path)
     check_nodes(proto, path)
@@ -123,6 +125,11 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
         check_tensor(tensor, path)
     for sparse in graph.sparse_initializer:
         raise Unsupported(f"tensor '{sparse.values.name}' is sparse", str(path), "Store it as a dense one")
+    check_order(graph, path)
+
+
+def check_order(graph: onnx.GraphProto, path: Path) -> None:
+    """Values are made once and before they are used; unsorted nodes are sorted."""
     given = given_names(graph, path)
     made: set[str] = set()
     for name in (name for node in graph.node for name in node.output if name):
@@ -210,6 +217,8 @@ def check_node(node: onnx.NodeProto, opset: int, in_function: bool, path: Path) 
             raise Unsupported(
                 f"{node.op_type} '{node.name}' holds a sparse tensor", str(path), "Store it as a dense one"
             )
+        if node.op_type == "Einsum" and not EQUATION.fullmatch(attribute.s):
+            raise BadInput(f"{who} is no equation: {attribute.s.decode(errors='replace')!r}", str(path))
         if attribute.type != (wanted := known.get(attribute.name, attribute.type)):
             given, needed = (onnx.AttributeProto.AttributeType.Name(t) for t in (attribute.type, wanted))
             raise BadInput(f"{who} is of kind {given}, not {needed}", str(path))
@@ -220,7 +229,7 @@ def kinds(op_type: str, opset: int) -> dict[str, int]:
     """{attribute of a standard op: its kind}; empty for an op that this opset has not."""
     try:
         schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: of a version that 32 bits do not hold
         return {}
     return {n: a.type.value for n, a in schema.attributes.items()}  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from toolchain.compress.groups import Channels
+from toolchain.compress.rows import batch_axis, is_by_sample
 from toolchain.compress.surgery import mask
 from toolchain.model import Model
 from toolchain.ops.units import Ids
@@ -52,7 +54,7 @@ def compare(
     tolerance: float = TOLERANCE,
     threads: int = 1,
 ) -> Proof:
-    """Run both models on the inputs {name: [n, *s]}, batch by batch."""
+    """Run both models on the inputs {name: [n, *s]}, batch by batch; what fills no fixed batch is left out."""
     a, b = session(reference.ir, threads), session(other.ir, threads)
     n = len(next(iter(inputs.values())))
     size = BATCH if reference.batch == "free" else int(reference.batch)
@@ -64,17 +66,25 @@ def compare(
             delta = np.abs(y.astype(np.float64) - z)
             deltas[i] = max(deltas[i], float(np.nan_to_num(delta, nan=np.inf).max(initial=0)))
             peak[i] = max(peak[i], float(np.abs(y).max(initial=0)))
-            if i == 0:  # an output without numbers is the same for all
-                behind.append(lags(y, z) if y.size else np.zeros(min(size, n - start)))
+            if i == 0:
+                behind.append(lags(*(by_sample(reference.graph.outputs[0], v, min(size, n - start)) for v in (y, z))))
     tie = 2 * min(deltas[0], tolerance * peak[0])  # either of two values may be off by rounding
-    equal = sum(int((lag <= tie).sum()) for lag in behind)
+    compared, equal = sum(map(len, behind)), sum(int((lag <= tie).sum()) for lag in behind)
     relative = float((deltas / np.maximum(peak, 1e-30)).max(initial=0))
-    return Proof(against, n, float(deltas.max(initial=0)), relative, equal, tolerance)
+    return Proof(against, compared, float(deltas.max(initial=0)), relative, equal, tolerance)
 
 
-def lags(y: NDArray[Any], z: NDArray[Any]) -> NDArray[np.float64]:
+def by_sample(value: ir.Value, y: NDArray[Any], samples: int) -> NDArray[np.float64]:
+    """An output as one row for each sample, [n, m]; zeros where no numbers are a sample's own."""
+    free = batch_axis(value)
+    axis, is_apart = free or 0, free is None or is_by_sample(value)
+    if not (y.size and y.ndim and is_apart) or y.shape[axis] % samples:
+        return np.zeros((samples, 1))
+    return np.moveaxis(y, axis, 0).reshape(samples, -1).astype(np.float64)
+
+
+def lags(y: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far the answer of z is behind that of y among y's own outputs, [n]; 0 where both are the same."""
-    y, z = y.reshape(len(y), -1).astype(np.float64), z.reshape(len(z), -1)
     return y.max(axis=1) - np.take_along_axis(y, z.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
