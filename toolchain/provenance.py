@@ -53,16 +53,23 @@ def signed(model: Model, plan_sha256: str | None = None, form: str = "") -> Mode
     form         of a quantised file: a format of `export`
     """
     clone = model.ir.clone()
-    own = {k: clone.metadata_props.pop(name, "") for k, name in KEYS.items()}
+    clone.metadata_props.clear()
+    clone.metadata_props.update(signature(model, plan_sha256, form))
+    return model.with_ir(clone)
+
+
+def signature(model: Model, plan_sha256: str | None = None, form: str = "") -> dict[str, str]:
+    """The metadata of such a file."""
+    before = model.ir.metadata_props
     said = {
         "tool": __version__,
         "source_sha256": model.sha256,
-        "plan_sha256": own["plan_sha256"] if plan_sha256 is None else plan_sha256,
+        "plan_sha256": before.get(KEYS["plan_sha256"], "") if plan_sha256 is None else plan_sha256,
         "settings": model.settings,
         "format": form,
     }
-    clone.metadata_props.update({KEYS[k]: text for k, text in said.items() if text})
-    return model.with_ir(clone)
+    others = {name: text for name, text in before.items() if name not in KEYS.values()}
+    return others | {KEYS[k]: text for k, text in said.items() if text}
 
 
 def told(metadata: Mapping[str, str]) -> dict[str, str]:

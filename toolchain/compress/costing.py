@@ -15,7 +15,7 @@ from toolchain import profile
 from toolchain.compress.groups import Channels, Group
 from toolchain.model import Model
 from toolchain.ops.table import Shape, dims, find
-from toolchain.provenance import signed
+from toolchain.provenance import signature
 
 GATHER_BYTES = 160  # the node that picks places behind a flatten, without its names
 
@@ -193,10 +193,9 @@ def costing(model: Model, channels: Channels) -> Costing:
         if len(there):
             parts.setdefault(value, []).append((axis, there, counts // size[there]))
     structure = profile.structure_bytes(model)
-    before, after = (m.ir.metadata_props for m in (model, signed(model, "0" * 64)))
-    signature = profile.metadata_bytes(after) - profile.metadata_bytes(before)
+    said = profile.metadata_bytes(signature(model, "0" * 64)) - profile.metadata_bytes(model.ir.metadata_props)
     return Costing(
-        channels.groups, parts, flattens(channels, owner), structure, signature, tallies(model, parts),
+        channels.groups, parts, flattens(channels, owner), structure, said, tallies(model, parts),
         Arena(model, parts),
     )  # fmt: skip
 
