@@ -36,13 +36,8 @@ def new(parent: Path | str | None) -> tuple[int, str]:
         name = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
         with suppress(FileNotFoundError):  # another run found it before it was locked, and removed it
             handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                is_mine = locked(handle) and is_at(name, handle)
-            except OSError:  # no locks here: nobody takes it for a dead run's either
+            if kept(handle, name):
                 return handle, name
-            if is_mine:
-                return handle, name
-            os.close(handle)
 
 
 def swept(parent: Path) -> None:
@@ -81,6 +76,17 @@ def locked(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def kept(handle: int, name: str) -> bool:
+    """Lock what was just made until it is closed; where another run found it before, close it: that one removes it."""
+    try:
+        is_mine = locked(handle) and is_at(name, handle)
+    except OSError:  # no locks here: nobody takes it for a dead run's either
+        return True
+    if not is_mine:
+        os.close(handle)
+    return is_mine
 
 
 def is_at(path: Path | str, handle: int) -> bool:

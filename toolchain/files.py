@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from targets.locks import is_at, locked
+from targets.locks import is_at, kept, locked
 from toolchain.errors import BadInput, UsageError
 
 LONGEST = 100  # bytes of a name that a temporary file's begins with, of the 255 that a name may have
@@ -82,13 +82,8 @@ def temporary(path: Path) -> tuple[int, str]:
     """A new file beside `path`, open, locked, and its name."""
     while True:
         handle, name = tempfile.mkstemp(prefix=prefix(path), suffix=".tmp", dir=path.parent)
-        try:
-            is_mine = locked(handle) and is_at(name, handle)
-        except OSError:  # no locks here: nobody takes it for a dead run's either
+        if kept(handle, name):
             return handle, name
-        if is_mine:
-            return handle, name
-        os.close(handle)  # another writer found it before it was locked, and removes it
 
 
 def clear(path: Path) -> None:

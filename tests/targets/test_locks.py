@@ -5,34 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from test_files import child as running
 
 from targets import locks
 from targets.locks import PREFIX, alone, scratch
 
-ROOT = Path(__file__).parents[2]
 
-
-@contextmanager
-def child(code: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+def child(code: str, path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Another process that enters this block on a path, says a line when it is in, and waits."""
-    text = (
-        "import pathlib, sys, time\nfrom targets.locks import alone, scratch\npath = pathlib.Path(sys.argv[1])\n"
-        f"with {code}:\n    print('there', flush=True)\n    time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", text, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        assert process.stdout is not None and process.stdout.readline() == "there\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close() if process.stdout else None
+    inside = "    print('there', flush=True)\n    time.sleep(60)"
+    return running(f"import time\nfrom targets.locks import alone, scratch\nwith {code}:\n{inside}", path)
 
 
 def killed(process: subprocess.Popen[str]) -> None:
