@@ -60,6 +60,7 @@ def compare(
     size = BATCH if reference.batch == "free" else int(reference.batch)
     peak, deltas = np.zeros(len(reference.graph.outputs)), np.zeros(len(reference.graph.outputs))
     behind: list[NDArray[np.float64]] = []
+    axis = axis_of_samples(reference.graph.outputs[0])
     for start in range(0, n - n % size if reference.batch != "free" else n, size):
         part = {k: v[start : start + size] for k, v in inputs.items()}
         for i, (y, z) in enumerate(zip(run(a, part), run(b, part), strict=True)):
@@ -67,18 +68,22 @@ def compare(
             deltas[i] = max(deltas[i], float(np.nan_to_num(delta, nan=np.inf).max(initial=0)))
             peak[i] = max(peak[i], float(np.abs(y).max(initial=0)))
             if i == 0:
-                behind.append(lags(*(by_sample(reference.graph.outputs[0], v, min(size, n - start)) for v in (y, z))))
+                behind.append(lags(*(by_sample(v, axis, min(size, n - start)) for v in (y, z))))
     tie = 2 * min(deltas[0], tolerance * peak[0])  # either of two values may be off by rounding
     compared, equal = sum(map(len, behind)), sum(int((lag <= tie).sum()) for lag in behind)
     relative = float((deltas / np.maximum(peak, 1e-30)).max(initial=0))
     return Proof(against, compared, float(deltas.max(initial=0)), relative, equal, tolerance)
 
 
-def by_sample(value: ir.Value, y: NDArray[Any], samples: int) -> NDArray[np.float64]:
-    """An output as one row for each sample, [n, m]; zeros where no numbers are a sample's own."""
+def axis_of_samples(value: ir.Value) -> int | None:
+    """The axis along which samples follow each other, the first of a fixed batch; None where they do not."""
     free = batch_axis(value)
-    axis, is_apart = free or 0, free is None or is_by_sample(value)
-    if not (y.size and y.ndim and is_apart) or y.shape[axis] % samples:
+    return (free or 0) if free is None or is_by_sample(value) else None
+
+
+def by_sample(y: NDArray[Any], axis: int | None, samples: int) -> NDArray[np.float64]:
+    """An output as one row for each sample, [n, m]; zeros where no numbers are a sample's own."""
+    if axis is None or not (y.size and y.ndim) or y.shape[axis] % samples:
         return np.zeros((samples, 1))
     return np.moveaxis(y, axis, 0).reshape(samples, -1).astype(np.float64)
 
